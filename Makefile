@@ -1,0 +1,33 @@
+# Every target works without activating the virtual environment. `make` alone lists them.
+PYTHON ?= python3
+BIN := .venv/bin
+READY := .venv/.ready
+
+.PHONY: help setup workbook test lab figures clean
+
+help:  ## list the targets
+	@sed -n 's/^\([a-z]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 18
+
+setup: $(READY)  ## virtual environment in .venv with the pinned versions
+
+$(READY): pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install -qq -c constraints.txt -e '.[test]'
+	@touch $@
+
+workbook: setup  ## run the four notebooks, print the table of criteria
+	$(BIN)/python -m kvlib.workbook
+
+test: setup  ## ruff, pytest, and all notebooks with small parameters
+	$(BIN)/ruff check --quiet .
+	$(BIN)/ruff format --check --quiet .
+	$(BIN)/python -m pytest -q
+
+lab: setup  ## open the notebooks in JupyterLab
+	$(BIN)/jupyter lab notebooks
+
+figures: workbook  ## redraw figures/ (the notebooks draw them)
+
+clean:  ## delete results/ and caches; figures/ and .venv stay
+	rm -rf results .pytest_cache .ruff_cache .hypothesis *.egg-info
+	find kvlib tests notebooks data -name __pycache__ -o -name .ipynb_checkpoints | xargs rm -rf

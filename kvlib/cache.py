@@ -1,0 +1,139 @@
+"""The key-value cache: one preallocated buffer per layer, written in place, cut in the middle without moving the window.
+
+A layer keeps its stored tokens in one contiguous stretch `[start, stop)` of a buffer. Appending writes behind `stop`.
+Evicting a stretch moves the smaller of the two sides over the gap: for a sink and a window that is the sink, so an eviction
+costs O(sink). The free space that collects before `start` is won back by one move to the front when the end is reached.
+"""
+
+import torch
+from transformers.cache_utils import Cache, CacheLayerMixin
+
+MOVE_BLOCK = 4096  # tokens copied at a time when stretches overlap; bounds the temporary memory of a move
+GROWTH = 1.25  # factor by which an unbounded layer grows; layers grow one by one, so the peak is one layer's copy
+
+
+class StreamLayer(CacheLayerMixin):
+    """Keys and values of one layer; `keys` and `values` are views [1, KV heads, stored tokens, head dim] of the buffer.
+
+    `capacity` is in tokens; a layer that needs more grows. The buffer is made at the first update, on the device and in
+    the dtype of the keys that arrive, so layers of a model spread by `device_map` keep their own device.
+    """
+
+    is_sliding = False
+
+    def __init__(self, capacity: int):
+        super().__init__()
+        self.capacity, self.start, self.stop = capacity, 0, 0
+        self.kept_sink: torch.Tensor | None = None  # the sink's keys before any remapping
+
+    def lazy_initialization(self, key_states: torch.Tensor, value_states: torch.Tensor) -> None:
+        shape = (*key_states.shape[:2], self.capacity, key_states.shape[-1])
+        self._keys = key_states.new_empty(shape)
+        self._values = value_states.new_empty(shape)
+        self.is_initialized = True
+
+    def update(self, key_states: torch.Tensor, value_states: torch.Tensor, *args, **kwargs):
+        """Append [1, KV heads, n, head dim] keys and values; returns the views of everything stored."""
+        new = key_states.shape[-2]
+        if not self.is_initialized:
+            self.capacity = max(self.capacity, new)
+            self.lazy_initialization(key_states, value_states)
+        self.reserve(new)
+        self._keys[:, :, self.stop : self.stop + new] = key_states
+        self._values[:, :, self.stop : self.stop + new] = value_states
+        self._set(self.start, self.stop + new)
+        return self.keys, self.values
+
+    def reserve(self, new: int) -> None:
+        """Make room for `new` more tokens: move to the front of the buffer, or grow it. Stored values do not change."""
+        if not self.is_initialized or self.stop + new <= self.capacity:
+            return
+        stored = self.get_seq_length()
+        if stored + new <= self.capacity:
+            self._move(self.start, 0, stored)
+        else:
+            self._grow(max(stored + new, int(self.capacity * GROWTH)))
+        self._set(0, stored)
+
+    def evict_range(self, first: int, last: int) -> None:
+        """Forget stored tokens `first` to `last` (exclusive); what stands on either side becomes adjacent."""
+        gap, tail = last - first, self.get_seq_length() - last
+        if first <= tail:
+            self._move(self.start, self.start + gap, first)
+            self._set(self.start + gap, self.stop)
+        else:
+            self._move(self.start + last, self.start + first, tail)
+            self._set(self.start, self.stop - gap)
+
+    def truncate(self, length: int) -> None:
+        """Forget everything behind the first `length` stored tokens; nothing is copied."""
+        if self.is_initialized:
+            self._set(self.start, self.start + length)
+
+    def get_seq_length(self) -> int:
+        return self.stop - self.start
+
+    def get_max_length(self) -> int:
+        return -1
+
+    def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
+        return self.get_seq_length() + query_length, 0
+
+    def nbytes(self) -> int:
+        """Bytes of device memory that the layer holds: the whole buffers, filled or not, and the kept sink."""
+        held = (self._keys, self._values, self.kept_sink) if self.is_initialized else ()
+        return sum(tensor.nbytes for tensor in held if tensor is not None)
+
+    def reset(self) -> None:
+        self.kept_sink = None
+        self._set(0, 0)
+
+    def _set(self, start: int, stop: int) -> None:
+        self.start, self.stop = start, stop
+        if self.is_initialized:
+            self.keys, self.values = self._keys[:, :, start:stop], self._values[:, :, start:stop]
+
+    def _move(self, source: int, target: int, length: int) -> None:
+        """Copy `length` tokens inside the buffer, stretches may overlap: block by block, from the side that is safe."""
+        offsets = range(0, length, MOVE_BLOCK)
+        for offset in reversed(offsets) if target > source else offsets:
+            size = min(MOVE_BLOCK, length - offset)
+            for buffer in (self._keys, self._values):
+                block = buffer[:, :, source + offset : source + offset + size].clone()
+                buffer[:, :, target + offset : target + offset + size] = block
+
+    def _grow(self, capacity: int) -> None:
+        stored = self.get_seq_length()
+        for name, view in (("_keys", self.keys), ("_values", self.values)):
+            buffer = view.new_empty((*view.shape[:2], capacity, view.shape[-1]))
+            buffer[:, :, :stored] = view
+            setattr(self, name, buffer)
+        self.capacity = capacity
+
+
+class StreamCache(Cache):
+    """A transformers `Cache` of `StreamLayer`s, all cut and truncated together.
+
+    `capacity` in tokens is what each layer holds before it has to grow.
+    """
+
+    def __init__(self, layers: int, capacity: int):
+        super().__init__(layers=[StreamLayer(capacity) for _ in range(layers)])
+
+    def lengths(self) -> list[int]:
+        """Stored tokens of each layer; they differ only while a forward is under way or after it was cut off."""
+        return [layer.get_seq_length() for layer in self.layers]
+
+    def nbytes(self) -> int:
+        """Bytes of device memory held by all layers."""
+        return sum(layer.nbytes() for layer in self.layers)
+
+    def reserve(self, new: int) -> None:
+        """Make room for `new` tokens in every layer."""
+        for layer in self.layers:
+            layer.reserve(new)
+
+    def evict_range(self, first: int, last: int) -> None:
+        """Forget stored tokens `first` to `last` (exclusive) in every layer."""
+        for layer in self.layers:
+            layer.evict_range(first, last)

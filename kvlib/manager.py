@@ -1,0 +1,95 @@
+"""The cache manager: the cache, the record of what is in it, the next position, and snapshots of all three."""
+
+from dataclasses import dataclass
+
+from kvlib.cache import StreamCache
+from kvlib.evictor import ChunkSpan, KVCacheEvictor
+
+QUESTION_ROOM = 512  # tokens kept free behind the stream so that an ordinary question never moves it
+SLACK = 0.1  # of the budget: room before the buffer's end; one move of the window pays for so many evicted tokens
+
+
+@dataclass(frozen=True)
+class CacheSnapshot:
+    """Lengths and records at one moment; holds no key and no value."""
+
+    lengths: tuple[int, ...]
+    chunks: tuple[ChunkSpan, ...]
+    tracked: int
+    seen: int
+    next_position: int
+    evictor: dict | None
+    evictions: int
+
+
+class KVCacheManager:
+    """Owns a stream's `cache` and `evictor` (None = never evict).
+
+    `seen` counts every chunk token ever stored, `get_seq_length()` those that are stored now: two different numbers after
+    the first eviction. `next_position` is the M-RoPE position of the next token.
+    """
+
+    def __init__(self, layers: int, evictor: KVCacheEvictor | None = None):
+        budget = evictor.config.max_cache_tokens if evictor else 0
+        self.cache = StreamCache(layers, int(budget * (1 + SLACK)) + QUESTION_ROOM)
+        self.evictor = evictor
+        self.chunks: list[ChunkSpan] = []
+        self.seen, self.next_position, self._tracked = 0, 0, 0
+
+    def get_seq_length(self) -> int:
+        """Tokens stored now."""
+        return self.cache.get_seq_length()
+
+    def make_room(self, incoming: int) -> None:
+        """Evict, if it must be, so that a chunk of `incoming` tokens fits the budget; raises ValueError if it never can."""
+        if self.evictor is None:
+            return
+        self.evictor.check_fits(incoming)
+        if self.evictor.should_evict(self.get_seq_length(), incoming):
+            self.chunks = self.evictor.evict(self.cache, self.chunks, incoming)
+            self._tracked = self.get_seq_length()
+
+    def track_tokens(self, next_position: int, is_new_chunk: bool = True) -> None:
+        """Record what a forward has appended. `next_position` is the position after it.
+
+        A new chunk gets its `ChunkSpan` and teaches the evictor; other tokens (question, answer) only advance the position.
+        """
+        stored = self.get_seq_length()
+        if is_new_chunk:
+            tokens = stored - self._tracked
+            index = self.chunks[-1].index + 1 if self.chunks else 0
+            self.chunks = [*self.chunks, ChunkSpan(index, tokens, self.next_position, next_position)]
+            self.seen += tokens
+            if self.evictor is not None:
+                record = self.evictor.update_chunk_stats if index else self.evictor.set_first_chunk_info
+                record(tokens)
+        self._tracked, self.next_position = stored, next_position
+
+    def take_snapshot(self) -> CacheSnapshot:
+        """Remember this moment. Copies no key and no value: what follows is appended behind, and restoring cuts it off."""
+        return CacheSnapshot(
+            tuple(self.cache.lengths()),
+            tuple(self.chunks),
+            self._tracked,
+            self.seen,
+            self.next_position,
+            self.evictor.state() if self.evictor else None,
+            self.evictor.total_evictions if self.evictor else 0,
+        )
+
+    def restore_snapshot(self, snapshot: CacheSnapshot) -> None:
+        """Go back to `snapshot`: cache, record, position and eviction state.
+
+        Raises RuntimeError when an eviction has happened since: what it removed is gone and nothing is changed.
+        """
+        if self.evictor and self.evictor.total_evictions != snapshot.evictions:
+            raise RuntimeError(
+                f"{self.evictor.total_evictions - snapshot.evictions} eviction(s) since this snapshot was taken have "
+                "removed tokens that it refers to: take a new snapshot"
+            )
+        for layer, length in zip(self.cache.layers, snapshot.lengths, strict=True):
+            layer.truncate(length)
+        self.chunks = list(snapshot.chunks)
+        self._tracked, self.seen, self.next_position = snapshot.tracked, snapshot.seen, snapshot.next_position
+        if self.evictor:
+            self.evictor.load_state(snapshot.evictor)

@@ -1,0 +1,56 @@
+"""Loading: the model as transformers has it, and the two things of a processor that the engine needs."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from transformers import AutoConfig, AutoTokenizer, Qwen2_5_VLForConditionalGeneration
+from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
+
+ARCHITECTURE = "qwen2_5_vl"
+
+
+class StreamQwenModel(Qwen2_5_VLForConditionalGeneration):
+    """transformers' Qwen2.5-VL, unchanged; loading refuses checkpoints of another architecture."""
+
+    @classmethod
+    def from_pretrained(cls, path, *args, **kwargs):
+        """As in transformers; `torch_dtype` is accepted for `dtype`.
+
+        Raises FileNotFoundError when nothing can be loaded from `path`, ValueError when it holds another architecture.
+        """
+        if "torch_dtype" in kwargs:
+            kwargs["dtype"] = kwargs.pop("torch_dtype")
+        check_architecture(path)
+        return super().from_pretrained(path, *args, **kwargs)
+
+
+@dataclass(frozen=True)
+class Processor:
+    """Tokenizer and image settings, under the names that `AutoProcessor` uses."""
+
+    tokenizer: Any
+    image_processor: Any
+
+
+def load_processor(path) -> Processor:
+    """Tokenizer and image settings of the checkpoint at `path`; needs no torchvision.
+
+    Raises FileNotFoundError and ValueError as `StreamQwenModel.from_pretrained`.
+    """
+    check_architecture(path)
+    return Processor(AutoTokenizer.from_pretrained(path), Qwen2VLImageProcessorPil.from_pretrained(path))
+
+
+def check_architecture(path) -> None:
+    """Raise FileNotFoundError or ValueError unless `path` holds a Qwen2.5-VL checkpoint."""
+    try:
+        config = AutoConfig.from_pretrained(path)
+    except OSError as error:
+        raise FileNotFoundError(
+            f"no checkpoint at {str(path)!r}: give a directory with config.json and weights, or a model's name on the Hub"
+        ) from error
+    if config.model_type != ARCHITECTURE:
+        raise ValueError(
+            f"the checkpoint at {str(path)!r} is of architecture {config.model_type!r}, but kvlib streams "
+            f"{ARCHITECTURE!r} only: choose a Qwen2.5-VL checkpoint"
+        )

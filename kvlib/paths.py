@@ -1,0 +1,116 @@
+"""Where things are: the repository's folders, and the model, video and output paths of a run.
+
+nbmake runs a notebook in the notebook's folder, papermill in the caller's. So no path in a notebook is relative to the
+working directory: they all go through this module.
+
+Precedence for the model and the video, highest first: a parameter changed from its default, the environment variable
+(`QWEN_MODEL_PATH`, `VIDEO_PATH`), the embedded default. An empty parameter counts as the default.
+"""
+
+import os
+from pathlib import Path
+
+DEFAULT_MODEL = "data/reader"
+DEFAULT_VIDEO = "data/clips/lyrics.mp4"
+
+
+def find_root() -> Path:
+    """The repository's folder: the package's parent, or else the nearest one at or above the working directory.
+
+    Raises FileNotFoundError when kvlib was installed outside its repository and is used outside it too.
+    """
+    cwd = Path.cwd()
+    for folder in (Path(__file__).resolve().parent.parent, cwd, *cwd.parents):
+        if (folder / "pyproject.toml").is_file() and (folder / "kvlib").is_dir():
+            return folder
+    raise FileNotFoundError(
+        f"no kvlib repository at or above {cwd}: start from inside a clone, or install it with `make setup`"
+    )
+
+
+ROOT = find_root()
+DATA = ROOT / "data"
+READER = ROOT / DEFAULT_MODEL
+CLIP = ROOT / DEFAULT_VIDEO
+FIGURES = ROOT / "figures"
+RESULTS = ROOT / "results"
+
+
+def model_path(parameter: str = "") -> str:
+    """The checkpoint directory to load, absolute; a Hugging Face Hub id (`owner/name`) is returned as it is.
+
+    Raises FileNotFoundError when the path names no directory.
+    """
+    chosen = _choose(parameter, DEFAULT_MODEL, "QWEN_MODEL_PATH")
+    path = resolve(chosen)
+    if path.is_dir():
+        return str(path)
+    if _is_hub_id(chosen):
+        return chosen
+    raise FileNotFoundError(
+        f"no model directory at {path}: give MODEL_PATH or QWEN_MODEL_PATH the folder that holds config.json and "
+        f"*.safetensors, or leave them empty for the embedded reader ({DEFAULT_MODEL})"
+    )
+
+
+def video_path(parameter: str = "") -> Path:
+    """The video file to stream, absolute.
+
+    Raises FileNotFoundError when the path names no file.
+    """
+    path = resolve(_choose(parameter, DEFAULT_VIDEO, "VIDEO_PATH"))
+    if path.is_file():
+        return path
+    raise FileNotFoundError(
+        f"no video at {path}: give VIDEO_PATH a file that exists, or leave it empty for the embedded clip ({DEFAULT_VIDEO})"
+    )
+
+
+def report_path(experiment: str, output_dir: str = "") -> Path:
+    """Where an experiment's text report goes; its JSON lies beside it with the suffix `.json`.
+
+    `REPORT_PATH` wins over `output_dir`: a name that ends in `.txt` is the report itself, any other a folder for
+    reports. Without it the report goes to `output_dir`, or to `results/` when that is empty.
+    """
+    target = os.environ.get("REPORT_PATH", "")
+    if target.endswith(".txt"):
+        return Path(target).expanduser().resolve()
+    folder = Path(target).expanduser().resolve() if target else _folder(output_dir, RESULTS)
+    return folder / f"{experiment}_report.txt"
+
+
+def figure_dir(output_dir: str = "") -> Path:
+    """Where figures go: `output_dir`, or the committed `figures/` when that is empty (a full run)."""
+    return _folder(output_dir, FIGURES)
+
+
+def resolve(path: str | Path) -> Path:
+    """An absolute path: relative ones are looked for in the working directory first, then in the repository."""
+    path = Path(path).expanduser()
+    return path.resolve() if path.exists() else (ROOT / path).resolve()
+
+
+def shown(value):
+    """`value` as a report or a figure should show it: paths inside the repository without the machine's part."""
+    if isinstance(value, (str, Path)):
+        path = Path(value)
+        return path.relative_to(ROOT).as_posix() if path.is_relative_to(ROOT) else str(value)
+    return value
+
+
+def _choose(parameter: str, default: str, variable: str) -> str:
+    if str(parameter) not in ("", default):
+        return str(parameter)
+    return os.environ.get(variable) or default
+
+
+def _folder(output_dir: str, default: Path) -> Path:
+    """Relative output folders lie in the repository, whatever the working directory."""
+    return (ROOT / Path(output_dir).expanduser()).resolve() if output_dir else default
+
+
+def _is_hub_id(name: str) -> bool:
+    """`owner/name` that cannot be a mistyped path: no folder is called `owner`, neither here nor in the repository."""
+    owner, slash, rest = name.partition("/")
+    looks_right = bool(slash) and bool(rest) and "/" not in rest and not owner.startswith((".", "~"))
+    return looks_right and bool(owner) and not resolve(owner).exists()

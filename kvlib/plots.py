@@ -1,0 +1,240 @@
+"""The workbook's figures, in one style that suits a thesis.
+
+Colours are Okabe and Ito's, safe for the colour-blind; markers and line styles differ too, so that a grey print can be
+read. Every function takes plain DataFrames and returns a Figure that pyplot no longer holds: show it with `display`.
+"""
+
+import io
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import matplotlib.pyplot as plt
+import pandas as pd
+import seaborn as sns
+from matplotlib.artist import Artist
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.patches import Patch
+from statsmodels.stats.proportion import proportion_confint
+
+from kvlib import paths
+from kvlib.report import Report, write_atomic
+
+# Inches. An A4 page with margins of 2.5 cm leaves 16 cm for text; two columns lie 4 mm apart.
+TWO_COLUMNS = 6.3
+ONE_COLUMN = 3.07
+
+STYLE = sns.axes_style("whitegrid") | {
+    "font.family": "DejaVu Sans",
+    "font.size": 8,
+    "axes.titlesize": 8,
+    "axes.labelsize": 8,
+    "xtick.labelsize": 7,
+    "ytick.labelsize": 7,
+    "legend.fontsize": 7,
+    "lines.linewidth": 1.2,
+    "lines.markersize": 4,
+    "axes.linewidth": 0.6,
+    "grid.linewidth": 0.4,
+    "pdf.fonttype": 42,  # TrueType, embedded: text stays text
+    "figure.constrained_layout.use": True,
+}
+BLUE, ORANGE, GREEN, RED, GREY = "#0072B2", "#E69F00", "#009E73", "#D55E00", "#666666"
+SERIES = [
+    {"color": BLUE, "marker": "o", "linestyle": "-"},
+    {"color": RED, "marker": "s", "linestyle": "--", "markerfacecolor": "white"},
+    {"color": GREEN, "marker": "^", "linestyle": "-."},
+    {"color": ORANGE, "marker": "D", "linestyle": ":", "markerfacecolor": "white"},
+]
+LIMIT = {"color": GREY, "linestyle": (0, (1, 1)), "linewidth": 1}
+
+
+def save_figure(fig: Figure, name: str, report: Report) -> list[Path]:
+    """Write `<name>.pdf` and `<name>.png` (300 dpi) where the report's figures go; return both paths.
+
+    The report's provenance goes into the files' metadata, but neither time nor commit: the same data give the same
+    bytes, so a rerun does not change the committed figures.
+    """
+    provenance = json.dumps(report.provenance(), sort_keys=True, default=str)
+    kinds = {
+        "pdf": {"Title": name, "Subject": provenance, "CreationDate": None},
+        "png": {"Title": name, "Description": provenance},
+    }
+    written = []
+    for kind, metadata in kinds.items():
+        buffer = io.BytesIO()
+        with plt.rc_context(STYLE):
+            fig.savefig(buffer, format=kind, dpi=300, metadata=metadata)
+        path = paths.figure_dir(report.output_dir) / f"{name}.{kind}"
+        write_atomic(path, buffer.getvalue())
+        written.append(path)
+    return written
+
+
+def plot_sinks(increments: pd.DataFrame, sinks: pd.DataFrame, constant: int = 128) -> Figure:
+    """01: the detected sink of each configuration, and what each later chunk added.
+
+    Args:
+        increments: one row per chunk: `configuration` (label), `chunk`, `new_tokens` (cache length after minus before).
+        sinks: one row per configuration: `configuration`, `sink_tokens`.
+        constant: the fixed sink size, in tokens, that the detected ones are compared with.
+    """
+    fig, (left, right) = _figure(TWO_COLUMNS, 2.6, ncols=2)
+    with plt.rc_context(STYLE):
+        left.barh(sinks["configuration"], sinks["sink_tokens"], color=BLUE, height=0.6)
+        left.axvline(constant, label=f"a constant {constant}", **LIMIT)
+        left.invert_yaxis()
+        left.set(xlabel="sink (tokens)", title="Sink = the whole first chunk")
+        left.grid(axis="y", visible=False)
+        for style, (label, rows) in zip(_styles(), increments.groupby("configuration", sort=False), strict=False):
+            right.plot(rows["chunk"], rows["new_tokens"], label=label, **style)
+        right.set(xlabel="chunk", ylabel="tokens added", title="Growth per chunk", ylim=(0, None))
+        right.xaxis.get_major_locator().set_params(integer=True)
+        _legend_below(fig, ncols=3)
+    return fig
+
+
+def plot_memory(chunks: pd.DataFrame, budget_tokens: int, limit_bytes: int | None = None) -> Figure:
+    """02: cache length and bytes while the stream runs, evictions and the end of memory marked.
+
+    Args:
+        chunks: one row per chunk and run: `run` (label), `chunk`, `cache_tokens`, `cache_bytes`, `event`, which is ""
+            or "eviction" or "out of memory".
+        budget_tokens: the eviction budget, a line in the left panel.
+        limit_bytes: the memory limit, a line in the right panel.
+    """
+    fig, (left, right) = _figure(TWO_COLUMNS, 2.6, ncols=2)
+    scale, unit = _byte_unit(max(chunks["cache_bytes"].max(), limit_bytes or 0))
+    with plt.rc_context(STYLE):
+        for axis, column, factor in ((left, "cache_tokens", 1), (right, "cache_bytes", 1 / scale)):
+            for style, (label, rows) in zip(SERIES, chunks.groupby("run", sort=False), strict=False):
+                axis.plot(rows["chunk"], rows[column] * factor, label=label, **style | {"marker": ""})
+                _mark_events(axis, rows["chunk"], rows[column] * factor, rows["event"], style["color"])
+            axis.set(xlabel="chunk", ylim=(0, None))
+        left.axhline(budget_tokens, label=f"budget {budget_tokens:,}", **LIMIT)
+        left.set(ylabel="cache length (tokens)", title="Tokens")
+        if limit_bytes is not None:
+            right.axhline(limit_bytes / scale, label=f"limit {limit_bytes / scale:.3g} {unit}", **LIMIT)
+        right.set(ylabel=f"keys and values ({unit})", title="Bytes")
+        _legend_below(fig, ncols=3)
+    return fig
+
+
+def plot_line_timeline(lines: pd.DataFrame, asks: pd.DataFrame) -> Figure:
+    """03: every subtitle over time by what became of it, and the moments of the questions.
+
+    Args:
+        lines: `kvlib.scoring.score_lines`: `start_s`, `end_s`, `text`, `asked`, `found`.
+        asks: `kvlib.scoring.score_answers`: `time_s`, `exact`.
+    """
+    fig, axis = _figure(TWO_COLUMNS, 1.2 + 0.13 * len(lines))
+    kinds = [
+        ("found", lines["found"], {"color": BLUE}),
+        ("asked, not found", lines["asked"] & ~lines["found"], {"color": RED, "hatch": "////"}),
+        ("never on screen when asked", ~lines["asked"] & ~lines["found"], {"color": "#CCCCCC"}),
+    ]
+    bars = []
+    with plt.rc_context(STYLE):
+        for label, chosen, look in kinds:
+            rows = lines[chosen]
+            height = [lines.index.get_loc(i) for i in rows.index]
+            axis.barh(height, rows["end_s"] - rows["start_s"], left=rows["start_s"], height=0.7, linewidth=0, **look)
+            bars.append(Patch(label=f"{label} ({len(rows)})", **look))
+        for label, chosen, marker in (("right answer", asks["exact"], "o"), ("wrong answer", ~asks["exact"], "x")):
+            times = asks["time_s"][chosen]
+            axis.plot(times, [-1.2] * len(times), marker, color="black", markersize=3, label=f"{label} ({len(times)})")
+        for time_s in asks["time_s"]:
+            axis.axvline(time_s, color=GREY, linewidth=0.3, zorder=0)
+        axis.set_yticks(range(len(lines)), [_shorten(text) for text in lines["text"]], fontsize=5)
+        axis.set(xlabel="time (s)", ylim=(len(lines), -2))
+        axis.grid(visible=False)
+        _legend_below(fig, ncols=3, more=bars)
+    return fig
+
+
+def plot_ttft(ttft_s: pd.Series, limit_s: float) -> Figure:
+    """03: the distribution of the time to first token, in seconds, with the limit in words (it is far to the right)."""
+    fig, axis = _figure(ONE_COLUMN, 2.4)
+    with plt.rc_context(STYLE):
+        sns.ecdfplot(x=ttft_s * 1e3, ax=axis, color=BLUE)
+        median = ttft_s.median() * 1e3
+        axis.axvline(median, label=f"median {median:.3g} ms (limit {limit_s:g} s)", **LIMIT)
+        axis.set(xlabel="time to first token (ms)", ylabel=f"share of {len(ttft_s)} questions", ylim=(0, 1.02))
+        axis.legend(loc="lower right")
+    return fig
+
+
+def plot_accuracy_over_length(scores: pd.DataFrame, first_eviction: int | None = None) -> Figure:
+    """04: share of exact answers over stream length, a panel per question, a line per position mode.
+
+    Args:
+        scores: one row per cell: `question` (the panel's title), `position_mode`, `chunks` (stream length), `correct`,
+            `n`. Bars are 95% Wilson intervals.
+        first_eviction: the first chunk that evicts; left of it the modes are the same.
+    """
+    questions = list(scores["question"].unique())
+    fig, axes = _figure(TWO_COLUMNS, 2.6, ncols=len(questions), sharey=True, squeeze=False)
+    modes = list(scores["position_mode"].unique())
+    with plt.rc_context(STYLE):
+        for axis, question in zip(axes[0], questions, strict=True):
+            for style, mode in zip(SERIES, modes, strict=False):
+                chosen = (scores["question"] == question) & (scores["position_mode"] == mode)
+                _plot_proportion(axis, scores[chosen].sort_values("chunks"), mode, style)
+            if first_eviction is not None:
+                axis.axvline(first_eviction, label="first eviction", **LIMIT)
+            axis.set(xlabel="chunks streamed", title=question, ylim=(-0.03, 1.03))
+        axes[0][0].set_ylabel("exact answers")
+        axes[0][-1].legend()
+    return fig
+
+
+def _figure(width: float, height: float, **subplots):
+    with plt.rc_context(STYLE):
+        fig, axes = plt.subplots(figsize=(width, height), **subplots)
+    plt.close(fig)  # or Jupyter would show it twice
+    return fig, axes
+
+
+def _styles():
+    """The styles of `SERIES`, then their colours again with other line styles."""
+    for round_ in range(len(SERIES)):
+        for i, style in enumerate(SERIES):
+            yield style | {"linestyle": SERIES[(i + round_) % len(SERIES)]["linestyle"]}
+
+
+def _plot_proportion(axis: Axes, rows: pd.DataFrame, label: str, style: dict):
+    share = rows["correct"] / rows["n"]
+    low, high = proportion_confint(rows["correct"], rows["n"], method="wilson")
+    # Wilson's bounds pass 0 and 1 by rounding errors, which matplotlib refuses as negative bars.
+    bars = [(share - low).clip(lower=0), (high - share).clip(lower=0)]
+    axis.errorbar(rows["chunks"], share, yerr=bars, label=label, capsize=2, elinewidth=0.7, **style)
+
+
+def _mark_events(axis: Axes, chunk: pd.Series, height: pd.Series, event: pd.Series, color: str):
+    """Evictions as ticks along the lower edge (often one per chunk), the end of memory as a cross on the line."""
+    evicted, ended = event == "eviction", event == "out of memory"
+    if evicted.any():
+        ticks = {"color": color, "linestyle": "", "marker": "|", "markersize": 5, "markeredgewidth": 0.6}
+        edge = axis.get_xaxis_transform()
+        axis.plot(chunk[evicted], [0.03] * evicted.sum(), transform=edge, label=f"eviction ({evicted.sum()})", **ticks)
+    if ended.any():
+        axis.scatter(chunk[ended], height[ended], color=color, zorder=3, marker="X", s=40, label="out of memory")
+
+
+def _byte_unit(largest: float) -> tuple[int, str]:
+    return (2**30, "GiB") if largest >= 2**30 else (2**20, "MiB")
+
+
+def _legend_below(fig: Figure, ncols: int, more: Sequence[Artist] = ()):
+    """One legend for all panels; what stands in several of them is listed once."""
+    handles = {handle.get_label(): handle for handle in more}
+    for axis in fig.axes:
+        for handle, label in zip(*axis.get_legend_handles_labels(), strict=True):
+            handles.setdefault(label, handle)
+    fig.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=ncols, frameon=False)
+
+
+def _shorten(text: str, length: int = 40) -> str:
+    text = " ".join(text.split())
+    return text if len(text) <= length else text[: length - 1] + "…"

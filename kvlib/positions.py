@@ -1,0 +1,51 @@
+"""M-RoPE positions of a stream, and the rotation that moves cached keys to other positions.
+
+Every token has three positions (t, h, w). Text advances all three together; a video block spreads over them. Both rules
+are those of Qwen2-VL (arXiv:2409.12191, section 2.1) with the absolute time of Qwen2.5-VL (arXiv:2502.13923, section 2.1.1).
+"""
+
+import torch
+
+
+def text_positions(length: int, start: int) -> torch.Tensor:
+    """Positions of `length` text tokens from `start` on: int64 [3, length], t = h = w."""
+    return torch.arange(start, start + length).expand(3, -1)
+
+
+def video_positions(grid: tuple[int, int, int], start: int, time_step: float) -> torch.Tensor:
+    """Positions of one video block: int64 [3, T*H*W].
+
+    `grid` is (T temporal grids, H rows, W columns) of *merged* cells; `time_step` is the distance of two temporal grids,
+    `tokens_per_second` x seconds per grid. The product is floored after the multiplication by the grid's index, so that
+    fractional steps (more than `tokens_per_second` grids in a second) keep their order.
+    """
+    t = (torch.arange(grid[0], dtype=torch.float64) * time_step).floor().long()
+    axes = torch.meshgrid(t, torch.arange(grid[1]), torch.arange(grid[2]), indexing="ij")
+    return torch.stack(axes).reshape(3, -1) + start
+
+
+def chunk_positions(
+    before: int, grid: tuple[int, int, int], after: int, start: int, time_step: float
+) -> tuple[torch.Tensor, int]:
+    """Positions of a chunk: `before` text tokens, a video block of merged `grid`, `after` text tokens.
+
+    Returns int64 [3, before + T*H*W + after] and the position of the token that follows. Text after a block begins at one
+    past the largest position of the block on any axis (Qwen2-VL, section 2.1).
+    """
+    head = text_positions(before, start)
+    block = video_positions(grid, start + before, time_step)
+    stop = int(block.max()) + 1
+    return torch.cat([head, block, text_positions(after, stop)], dim=1), stop + after
+
+
+def rotate_keys(keys: torch.Tensor, shift: int, inverse_frequencies: torch.Tensor) -> torch.Tensor:
+    """Keys as they would be `shift` positions later on all three axes; same shape and dtype as `keys` [..., tokens, head_dim].
+
+    RoPE multiplies a key at position p by the rotation R(p), and R(p + shift) = R(shift) R(p). Because the three axes move
+    by the same amount, the sections of M-RoPE share one angle per frequency. Angles in fp64, the product in fp32: one
+    rounding to the dtype of `keys` per call, so rotate from a kept original, not from the last result.
+    """
+    angles = inverse_frequencies.to(keys.device, torch.float64) * shift
+    cos, sin = angles.cos().float(), angles.sin().float()
+    low, high = keys.float().chunk(2, dim=-1)
+    return torch.cat([low * cos - high * sin, high * cos + low * sin], dim=-1).to(keys.dtype)

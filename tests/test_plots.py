@@ -1,0 +1,151 @@
+"""Figures show the data they were given, in a form fit for print, and do not change unless the data do."""
+
+import json
+import subprocess
+import sys
+
+import matplotlib.pyplot as plt
+import pandas as pd
+import pytest
+from matplotlib.container import ErrorbarContainer
+from PIL import Image
+from statsmodels.stats.proportion import proportion_confint
+
+from kvlib import paths, plots
+from kvlib.report import Report
+from kvlib.scoring import Subtitle, score_answers, score_lines
+
+SCORES = pd.DataFrame(
+    [
+        {"question": question, "position_mode": mode, "chunks": chunks, "correct": correct, "n": 32}
+        for question, mode, counts in [
+            ("title", "keep", (32, 18, 0)),
+            ("title", "remap", (32, 31, 32)),
+            ("current line", "keep", (32, 31, 29)),
+            ("current line", "remap", (32, 32, 30)),
+        ]
+        for chunks, correct in zip((8, 24, 96), counts, strict=True)
+    ]
+)
+CHUNKS = pd.DataFrame(
+    [
+        {"run": run, "chunk": c, "cache_tokens": tokens, "cache_bytes": tokens * 6144, "event": event}
+        for run, rows in {
+            "no eviction": [(100, ""), (200, ""), (300, "out of memory")],
+            "sink + window": [(100, ""), (200, ""), (200, "eviction"), (200, "eviction")],
+        }.items()
+        for c, (tokens, event) in enumerate(rows)
+    ]
+)
+
+
+def labels(fig) -> list[str]:
+    legends = [*fig.legends, *(axis.get_legend() for axis in fig.axes if axis.get_legend())]
+    return [text.get_text() for legend in legends for text in legend.get_texts()]
+
+
+def line(axis, label):
+    (found,) = [item for item in axis.lines if item.get_label() == label]
+    return list(found.get_xdata()), list(found.get_ydata())
+
+
+def test_accuracy_panels_lines_and_wilson_bars():
+    fig = plots.plot_accuracy_over_length(SCORES, first_eviction=12)
+    assert [axis.get_title() for axis in fig.axes] == ["title", "current line"]
+    keep, remap = [c for c in fig.axes[0].containers if isinstance(c, ErrorbarContainer)]
+    assert (keep.get_label(), remap.get_label()) == ("keep", "remap")
+    assert list(keep.lines[0].get_ydata()) == [32 / 32, 18 / 32, 0]
+    assert list(keep.lines[0].get_xdata()) == [8, 24, 96]
+    low, high = proportion_confint(18, 32, method="wilson")
+    assert keep.lines[2][0].get_segments()[1][:, 1] == pytest.approx([low, high])
+    assert keep.lines[0].get_marker() != remap.lines[0].get_marker()
+    assert keep.lines[0].get_linestyle() != remap.lines[0].get_linestyle()
+    assert "first eviction" in labels(fig)
+
+
+def test_memory_marks_every_eviction_and_the_end():
+    fig = plots.plot_memory(CHUNKS, budget_tokens=250, limit_bytes=300 * 6144)
+    tokens, size = fig.axes
+    assert line(tokens, "no eviction") == ([0, 1, 2], [100, 200, 300])
+    assert line(tokens, "eviction (2)")[0] == [2, 3]
+    assert line(size, "sink + window")[1] == pytest.approx([n * 6144 / 2**20 for n in (100, 200, 200, 200)])
+    assert size.get_ylabel() == "keys and values (MiB)"
+    assert tokens.collections[0].get_offsets().tolist() == [[2, 300]]
+    assert {"budget 250", "out of memory", "eviction (2)", "limit 1.76 MiB"} <= set(labels(fig))
+    assert len(labels(fig)) == len(set(labels(fig)))
+
+
+def test_large_caches_are_shown_in_gib():
+    large = CHUNKS.assign(cache_bytes=CHUNKS["cache_bytes"] * 10_000)
+    assert plots.plot_memory(large, 250).axes[1].get_ylabel() == "keys and values (GiB)"
+
+
+def test_sinks_and_increments():
+    configurations = ["2 frames", "4 frames"]
+    increments = pd.DataFrame(
+        [{"configuration": c, "chunk": i, "new_tokens": 70 * (k + 1)} for k, c in enumerate(configurations) for i in (0, 1)]
+    )
+    sinks = pd.DataFrame({"configuration": configurations, "sink_tokens": [190, 330]})
+    fig = plots.plot_sinks(increments, sinks)
+    assert [bar.get_width() for bar in fig.axes[0].patches] == [190, 330]
+    assert line(fig.axes[1], "4 frames") == ([0, 1], [140, 140])
+    assert "a constant 128" in labels(fig)
+
+
+def test_timeline_shows_each_line_by_what_became_of_it():
+    song = [Subtitle(0, 4, "one"), Subtitle(4, 8, "two"), Subtitle(8, 11, "three")]
+    run = pd.DataFrame({"time_s": [1.0, 5.0], "answer": ["one", "tow"]})
+    fig = plots.plot_line_timeline(score_lines(song, run), score_answers(song, run))
+    (axis,) = fig.axes
+    assert {"found (1)", "asked, not found (1)", "never on screen when asked (1)"} <= set(labels(fig))
+    assert {"right answer (1)", "wrong answer (1)"} <= set(labels(fig))
+    found = [bar for bar in axis.patches if bar.get_facecolor() == plt.matplotlib.colors.to_rgba(plots.BLUE)]
+    assert [(bar.get_x(), bar.get_width()) for bar in found] == [(0, 4)]
+    assert [text.get_text() for text in axis.get_yticklabels()] == ["one", "two", "three"]
+
+
+def test_ttft_is_in_milliseconds():
+    fig = plots.plot_ttft(pd.Series([0.010, 0.020, 0.030]), limit_s=10)
+    assert labels(fig) == ["median 20 ms (limit 10 s)"]
+
+
+def test_figures_are_not_left_open_in_pyplot():
+    before = plt.get_fignums()
+    plots.plot_accuracy_over_length(SCORES)
+    assert plt.get_fignums() == before
+
+
+def test_the_style_stays_inside_the_module():
+    before = dict(plt.rcParams)
+    plots.plot_accuracy_over_length(SCORES)
+    assert dict(plt.rcParams) == before
+
+
+DRAW = """
+import sys
+from tests.test_plots import SCORES
+from kvlib.plots import plot_accuracy_over_length, save_figure
+from kvlib.report import Report
+save_figure(plot_accuracy_over_length(SCORES), "04", Report("04", {"SEED": 0}, 0, "cpu", sys.argv[1]))
+"""
+
+
+def test_the_same_data_give_the_same_bytes_in_another_process(tmp_path):
+    for name in ("a", "b"):
+        subprocess.run([sys.executable, "-c", DRAW, str(tmp_path / name)], cwd=paths.ROOT, check=True)
+    for kind in ("pdf", "png"):
+        first, second = [(tmp_path / name / f"04.{kind}").read_bytes() for name in ("a", "b")]
+        assert first == second
+
+
+def test_saved_files_have_provenance_fonts_and_resolution(tmp_path):
+    report = Report("04", {"SEED": 3}, 3, "cpu", str(tmp_path))
+    pdf, png = plots.save_figure(plots.plot_accuracy_over_length(SCORES), "name", report)
+    assert (pdf, png) == (tmp_path / "name.pdf", tmp_path / "name.png")
+    assert b"FontFile2" in pdf.read_bytes() and b"Type3" not in pdf.read_bytes()
+    assert b"CreationDate" not in pdf.read_bytes()
+    assert b'"seed": 3' in pdf.read_bytes()
+    with Image.open(png) as image:
+        assert image.info["dpi"] == pytest.approx((300, 300), abs=0.1)
+        assert image.width == pytest.approx(plots.TWO_COLUMNS * 300, abs=1)
+        assert json.loads(image.info["Description"])["parameters"] == {"SEED": 3}

@@ -1,0 +1,133 @@
+"""Reports say what was measured with what, in text and in valid JSON, and are never half-written."""
+
+import importlib.metadata
+import json
+import math
+import os
+import subprocess
+
+import numpy as np
+import pytest
+import torch
+
+from kvlib import paths, report
+from kvlib.report import Report
+
+
+@pytest.fixture(autouse=True)
+def no_override(monkeypatch):
+    monkeypatch.delenv("REPORT_PATH", raising=False)
+
+
+@pytest.fixture
+def filled(tmp_path):
+    made = Report("02_oom_free", {"MAX_CACHE_TOKENS": 1300, "MODEL_PATH": str(paths.READER)}, 7, "cpu", str(tmp_path))
+    made.check("P1", "all chunks processed", 100, True)
+    made.check("P4", "peak below the limit", np.float64("nan"), None)
+    made.check("P5", "cache length unchanged", {"before": 10, "after": 12}, False)
+    made.measure("exact answers", 0.9375, n=32, interval=(0.7985, 0.9827))
+    made.measure("peak", torch.tensor(21.5), unit="GiB")
+    made.conclude("The budget holds.")
+    return made
+
+
+def test_text_and_json_hold_the_same_content(filled):
+    path = filled.write()
+    text, content = path.read_text(), json.loads(path.with_suffix(".json").read_text())
+    assert path.name == "02_oom_free_report.txt"
+    assert [(c["id"], c["verdict"]) for c in content["criteria"]] == [("P1", "PASS"), ("P4", "WARN"), ("P5", "FAIL")]
+    for expected in (
+        "PASS  [P1] all chunks processed: 100",
+        "WARN  [P4] peak below the limit: not measured",
+        "FAIL  [P5] cache length unchanged",
+        "exact answers: 0.9375 (95% interval 0.7985 to 0.9827), n = 32",
+        "peak: 21.5 GiB",
+        "MAX_CACHE_TOKENS = 1300",
+        "MODEL_PATH = 'data/reader'",
+        "The budget holds.",
+        content["written_utc"],
+        content["device"],
+        f"torch {importlib.metadata.version('torch')}",
+    ):
+        assert expected in text
+    assert content["seed"] == 7
+    assert content["parameters"] == {"MAX_CACHE_TOKENS": 1300, "MODEL_PATH": "data/reader"}
+    assert content["versions"].keys() == {"python", "torch", "transformers", "kvlib"}
+    assert content["git"].keys() == {"commit", "dirty"}
+    assert content["measurements"][0]["interval"] == [0.7985, 0.9827]
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf, np.float32("nan"), torch.tensor(math.inf)])
+def test_non_finite_numbers_are_null(tmp_path, value):
+    made = Report("x", {"nested": [value, {"deep": value}]}, 0, "cpu", str(tmp_path))
+    made.check("A", "a", value, True)
+    content = json.loads(made.write().with_suffix(".json").read_text(), parse_constant=pytest.fail)
+    assert content["criteria"][0]["measured"] is None
+    assert content["parameters"]["nested"] == [None, {"deep": None}]
+
+
+def test_numpy_and_torch_verdicts(tmp_path):
+    made = Report("x", {}, 0, "cpu", str(tmp_path))
+    assert made.check("A", "a", 1, np.bool_(True)) == "PASS"
+    assert made.check("B", "b", 1, torch.tensor(False)) == "FAIL"
+    assert list(made.table()["verdict"]) == ["PASS", "FAIL"]
+
+
+def test_a_criterion_cannot_be_recorded_twice(filled):
+    with pytest.raises(ValueError, match="P1.*own id"):
+        filled.check("P1", "again", 0, True)
+    assert len(filled.criteria) == 3
+
+
+def test_report_path_overrides_the_place(filled, tmp_path, monkeypatch):
+    monkeypatch.setenv("REPORT_PATH", str(tmp_path / "mine" / "final.txt"))
+    assert filled.write() == tmp_path / "mine" / "final.txt"
+    assert (tmp_path / "mine" / "final.json").is_file()
+
+
+def test_a_write_that_fails_leaves_the_old_file_and_no_litter(tmp_path, monkeypatch):
+    path = tmp_path / "report.txt"
+    report.write_atomic(path, "old")
+
+    def broken(*_):
+        raise OSError("disk full")
+
+    monkeypatch.setattr(os, "replace", broken)
+    with pytest.raises(OSError, match="disk full"):
+        report.write_atomic(path, "new")
+    assert [p.name for p in tmp_path.iterdir()] == ["report.txt"]
+    assert path.read_text() == "old"
+
+
+def test_git_state_follows_the_repository_but_not_its_figures(tmp_path, monkeypatch):
+    monkeypatch.setattr(paths, "ROOT", tmp_path)
+    assert report.git_state() == {"commit": None, "dirty": None}
+
+    def git(*arguments):
+        identity = ["-c", "user.name=t", "-c", "user.email=t@example.org"]
+        subprocess.run(["git", *identity, *arguments], cwd=tmp_path, check=True, capture_output=True)
+
+    git("init")
+    assert report.git_state() == {"commit": None, "dirty": None}
+    (tmp_path / "code.py").write_text("1")
+    git("add", "code.py")
+    git("commit", "-m", "first")
+    assert len(report.git_state()["commit"]) == 40
+    (tmp_path / "figures").mkdir()
+    (tmp_path / "figures" / "new.pdf").touch()
+    assert report.git_state()["dirty"] is False
+    (tmp_path / "code.py").write_text("2")
+    assert report.git_state()["dirty"] is True
+
+
+def test_provenance_has_no_time_and_no_commit(filled):
+    """Figures carry it, and must not change when only the clock or the commit did."""
+    assert filled.provenance().keys() == {"experiment", "parameters", "seed", "device", "versions"}
+
+
+def test_kvlib_need_not_be_installed(filled, monkeypatch):
+    def missing(name):
+        raise importlib.metadata.PackageNotFoundError(name)
+
+    monkeypatch.setattr(importlib.metadata, "version", missing)
+    assert filled.provenance()["versions"]["kvlib"] == "not installed"

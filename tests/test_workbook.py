@@ -1,0 +1,123 @@
+"""The runner, on real tiny notebooks through papermill, and the rules that the project's own notebooks keep."""
+
+import json
+import re
+
+import nbformat
+import papermill
+import pytest
+
+from kvlib import paths, workbook
+
+GOOD = """
+from kvlib.report import Report
+report = Report(NAME, {"CHUNK_FRAMES": CHUNK_FRAMES}, 0, "cpu")
+report.check("P1", "chunk size", CHUNK_FRAMES, CHUNK_FRAMES < 10)
+report.write()
+"""
+
+
+def notebook(parameters: str, *cells: str):
+    metadata = {"kernelspec": {"name": "python3", "display_name": "Python 3"}, "language_info": {"name": "python"}}
+    made = nbformat.v4.new_notebook(metadata=metadata)
+    made.cells = [nbformat.v4.new_code_cell(source) for source in (parameters, *cells)]
+    made.cells[0].metadata["tags"] = ["parameters"]
+    return made
+
+
+@pytest.fixture
+def notebooks(tmp_path, monkeypatch):
+    """A folder of three notebooks: `good` reports, `raises` and `silent` do not; reports go to `tmp_path/reports`."""
+    folder = tmp_path / "notebooks"
+    folder.mkdir()
+    made = {
+        "good": notebook('NAME = "good"\nCHUNK_FRAMES = 4', GOOD),
+        "raises": notebook("BUDGET = 1", "def deep():\n    raise ValueError(f'budget {BUDGET} is too small')", "deep()"),
+        "silent": notebook("BUDGET = 1", "BUDGET"),
+    }
+    for name, content in made.items():
+        nbformat.write(content, folder / f"{name}.ipynb")
+    monkeypatch.setattr(workbook, "NOTEBOOK_DIR", folder)
+    monkeypatch.setattr(workbook, "NOTEBOOKS", list(made))
+    monkeypatch.setattr(paths, "RESULTS", tmp_path / "results")
+    monkeypatch.setenv("REPORT_PATH", str(tmp_path / "reports"))
+    return folder
+
+
+def test_a_failing_notebook_is_shown_and_does_not_stop_the_others(notebooks, tmp_path, capsys):
+    assert workbook.main(["raises", "good", "-p", "BUDGET", "20"]) == 1
+    shown = capsys.readouterr().out
+    assert "ValueError: budget 20 is too small" in shown
+    assert "raises did not finish with a report" in shown
+    assert shown.index("raises ") < shown.index("good ")
+    assert "P1   PASS  chunk size: 4" in shown
+    assert "1 PASS, 0 WARN, 0 FAIL" in shown
+    assert (tmp_path / "results" / "raises.ipynb").is_file()
+
+
+def test_parameters_reach_the_notebook_and_a_failed_criterion_the_exit_status(notebooks, tmp_path, capsys):
+    assert workbook.main(["good"]) == 0
+    assert workbook.main(["good", "-p", "CHUNK_FRAMES", "12"]) == 1
+    assert "P1   FAIL  chunk size: 12" in capsys.readouterr().out
+    content = json.loads((tmp_path / "reports" / "good_report.json").read_text())
+    assert content["parameters"] == {"CHUNK_FRAMES": 12}
+
+
+def test_an_old_report_does_not_stand_for_a_run_without_one(notebooks, tmp_path, capsys):
+    (tmp_path / "reports").mkdir()
+    old = {"criteria": [{"id": "P1", "description": "old", "measured": 1, "verdict": "PASS"}]}
+    (tmp_path / "reports" / "silent_report.json").write_text(json.dumps(old))
+    assert workbook.main(["silent"]) == 1
+    shown = capsys.readouterr().out
+    assert "silent did not finish with a report" in shown and "P1" not in shown
+
+
+def test_a_dead_kernel_does_not_stop_the_run(notebooks, capsys):
+    nbformat.write(notebook("X = 1", "import os; os._exit(1)"), notebooks / "dies.ipynb")
+    assert workbook.main(["dies", "silent"]) == 1
+    shown = capsys.readouterr().out
+    assert "failed" in shown and "silent" in shown.split("failed", 1)[1]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["absent"], "no notebook absent.ipynb.*choose from good"),
+        (["good", "-p", "CHUNK_FRAME", "4"], "no notebook has a parameter CHUNK_FRAME: choose from CHUNK_FRAMES"),
+    ],
+)
+def test_wrong_arguments_are_named(notebooks, capsys, arguments, message):
+    with pytest.raises(SystemExit, match="2"):
+        workbook.main(arguments)
+    assert re.search(message, capsys.readouterr().err)
+
+
+def test_one_report_file_cannot_serve_several_notebooks(notebooks, capsys, monkeypatch):
+    monkeypatch.setenv("REPORT_PATH", "all.txt")
+    with pytest.raises(SystemExit, match="2"):
+        workbook.main(["good", "silent"])
+    assert "give it a folder" in capsys.readouterr().err
+
+
+def test_values_are_literals_or_text():
+    assert [workbook._literal(v) for v in ("4", "0.5", "True", "[1, 2]", "data/x", "2-4")] == [
+        4, 0.5, True, [1, 2], "data/x", "2-4",
+    ]  # fmt: skip
+
+
+OWN = sorted((paths.ROOT / "notebooks").glob("*.ipynb"))
+
+
+@pytest.mark.parametrize("path", OWN, ids=lambda path: path.stem)
+def test_notebooks_are_clean_and_parameterised(path):
+    content = nbformat.read(path, as_version=4)
+    code = [cell for cell in content.cells if cell.cell_type == "code"]
+    assert not [cell for cell in code if cell.outputs or cell.execution_count], "strip the outputs: nbstripout"
+    tagged = [cell for cell in code if "parameters" in cell.metadata.get("tags", [])]
+    assert len(tagged) == 1, "one cell tagged 'parameters'"
+    mock = tagged[0].metadata.get("nbmake", {}).get("mock", {})
+    assert mock.keys() <= papermill.inspect_notebook(path).keys(), "nbmake's mock sets a parameter that is not there"
+    assert mock.get("OUTPUT_DIR"), "small runs must not draw over the committed figures: mock OUTPUT_DIR"
+    assert content.metadata.kernelspec.name == "python3"
+    assert content.metadata.language_info.name == "python", "papermill needs it"
+    assert not [cell for cell in code if any(row.startswith("def ") for row in cell.source.splitlines())]
