@@ -1,6 +1,9 @@
 """The cache manager: the cache, the record of what is in it, the next position, and snapshots of all three."""
 
+import hashlib
 from dataclasses import dataclass
+
+import torch
 
 from kvlib.cache import StreamCache
 from kvlib.evictor import ChunkSpan, KVCacheEvictor
@@ -93,3 +96,15 @@ class KVCacheManager:
         self._tracked, self.seen, self.next_position = snapshot.tracked, snapshot.seen, snapshot.next_position
         if self.evictor:
             self.evictor.load_state(snapshot.evictor)
+
+    def fingerprint(self) -> str:
+        """SHA-256 of every stored key and value, where they lie, and of every record and counter; equal means untouched."""
+        digest = hashlib.sha256()
+        for layer in self.cache.layers:
+            digest.update(repr((layer.start, layer.stop, layer.capacity)).encode())
+            for tensor in (layer.keys, layer.values, layer.kept_sink):
+                if tensor is not None:
+                    digest.update(tensor.contiguous().view(torch.uint8).cpu().numpy())
+        evictor = self.evictor.state() if self.evictor else None
+        digest.update(repr((self.chunks, self.seen, self.next_position, self._tracked, evictor)).encode())
+        return digest.hexdigest()

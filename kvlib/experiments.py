@@ -1,0 +1,150 @@
+"""The runs behind the notebooks: each streams real frames through the engine and returns tidy tables."""
+
+from collections.abc import Iterable
+
+import numpy as np
+import pandas as pd
+import torch
+from statsmodels.stats.proportion import proportion_confint
+from torch.nn.functional import interpolate
+from tqdm.auto import tqdm
+
+from kvlib.evictor import EvictionConfig
+from kvlib.model import StreamQwenModel, load_processor
+from kvlib.scoring import normalise
+from kvlib.stream import VideoStreamingInference
+from kvlib.video import VideoChunks
+
+
+def default_device() -> torch.device:
+    """The first CUDA device, else the CPU."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def load(path, device=None):
+    """Model (bf16 on CUDA, fp32 on a CPU, where bf16 is slower) and processor of the checkpoint at `path`."""
+    device = device or default_device()
+    dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
+    return StreamQwenModel.from_pretrained(path, dtype=dtype).to(device).eval(), load_processor(path)
+
+
+def detect_sinks(model, processor, video, chunk_frames: Iterable[int], heights: Iterable[int], chunks: int, budget: int):
+    """Stream the first `chunks` chunks for every chunk size and frame height (pixels), with a budget too large to evict.
+
+    Returns two tables: increments [configuration, chunk, new_tokens] and sinks [configuration, chunk_frames, height,
+    sink_tokens, first_length, window_tokens, mean_recorded, mean_real, evictions].
+    """
+    increments, sinks = [], []
+    settings = [(count, height) for count in chunk_frames for height in heights]
+    for count, height in tqdm(settings, desc="configurations"):
+        name = f"{count} frames, {height} px"
+        engine = VideoStreamingInference(model, processor, model.device, EvictionConfig(budget))
+        lengths = [0]
+        for _, (_, frames) in zip(range(chunks), VideoChunks(video, count), strict=False):
+            lengths.append(engine.append_video_chunk(_to_height(frames, height))["cache_seq_length"])
+        new = np.diff(lengths)
+        evictor = engine.cache_manager.evictor
+        increments += [dict(configuration=name, chunk=i, new_tokens=int(n)) for i, n in enumerate(new)]
+        sinks.append(
+            dict(
+                configuration=name,
+                chunk_frames=count,
+                height=height,
+                sink_tokens=evictor.effective_sink_size,
+                first_length=lengths[1],
+                window_tokens=evictor.effective_window_size,
+                mean_recorded=evictor._avg_chunk_tokens,
+                mean_real=float(new[1:].mean()),
+                evictions=evictor.total_evictions,
+            )
+        )
+    return pd.DataFrame(increments), pd.DataFrame(sinks)
+
+
+def stream_video(engine, video, chunk_frames: int, sample_fps: float, run: str, limit_bytes: int | None = None):
+    """Stream a whole video; a table [run, chunk, cache_tokens, cache_bytes, peak_bytes, seconds, event], a row per chunk.
+
+    It ends early at the end of memory, which is CUDA's own error or, with `limit_bytes`, more cache bytes than that; the
+    last row's event is then "out of memory". `peak_bytes` is what torch had allocated at most on a CUDA device, else the
+    cache's bytes.
+    """
+    rows, evictions = [], 0
+    if engine.device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(engine.device)
+    for index, (time_s, frames) in enumerate(tqdm(VideoChunks(video, chunk_frames, sample_fps), desc=run, leave=False)):
+        try:
+            info = engine.append_video_chunk(frames, sample_fps)
+        except torch.OutOfMemoryError:
+            info = engine.get_cache_info()
+            limit_bytes = 0
+        held = info["cache_bytes"]
+        peak = torch.cuda.max_memory_allocated(engine.device) if engine.device.type == "cuda" else held
+        full = limit_bytes is not None and held > limit_bytes
+        now = info.get("eviction_stats", {}).get("total_evictions", 0)
+        event = "out of memory" if full else "eviction" if now > evictions else ""
+        evictions = now
+        rows.append(dict(run=run, chunk=index, cache_tokens=info["cache_seq_length"], cache_bytes=held, peak_bytes=peak,
+                         time_s=time_s, event=event))  # fmt: skip
+        if full:
+            break
+    return pd.DataFrame(rows)
+
+
+def tune_budget(make_engine, video, chunk_frames: int, sample_fps: float, budgets, limit_bytes: int):
+    """Find the largest safe budget: from the middle of `budgets` (low, start, high) up while the peak stays under 21/24 of
+    `limit_bytes`, keep it at 21/24 to 23/24, down when memory ends. `make_engine(budget)` makes the engine.
+
+    Returns a table [budget, peak_share, chunks_in_window, verdict] and the chosen budget (None when even the lowest fails).
+    """
+    low, start, high = budgets
+    step, tried, budget, best = max(1, (high - start) // 2), [], start, None
+    while low <= budget <= high and budget not in [row["budget"] for row in tried]:
+        engine = make_engine(budget)
+        rows = stream_video(engine, video, chunk_frames, sample_fps, f"budget {budget}", limit_bytes)
+        share = rows["peak_bytes"].max() / limit_bytes
+        failed = rows["event"].iloc[-1] == "out of memory" or share > 23 / 24
+        verdict = "out of memory" if failed else "keep" if share >= 21 / 24 else "room left"
+        tried.append(dict(budget=budget, peak_share=share, chunks_in_window=len(engine.cache_manager.chunks), verdict=verdict))
+        if not failed:
+            best = max(best or 0, budget)
+        if verdict == "keep" or (failed and best is not None):
+            break
+        budget = budget + step if not failed else low
+    return pd.DataFrame(tried), best
+
+
+def ask_periodically(engine, video, chunk_frames: int, sample_fps: float, interval: int, question: str, max_new_tokens: int):
+    """Stream a video and ask after every `interval` chunks, greedily.
+
+    A table [time_s, chunk, answer, ttft, decode_tokens_per_s, new_tokens, unchanged]; `unchanged` compares a SHA-256 of
+    every stored key and value and of all records before and after the question.
+    """
+    rows = []
+    for index, (time_s, frames) in enumerate(tqdm(VideoChunks(video, chunk_frames, sample_fps), desc="chunks")):
+        engine.append_video_chunk(frames, sample_fps)
+        if (index + 1) % interval:
+            continue
+        before = engine.cache_manager.fingerprint()
+        answer, metrics = engine.ask(question, max_new_tokens=max_new_tokens, do_sample=False)
+        unchanged = engine.cache_manager.fingerprint() == before
+        rows.append(dict(time_s=time_s, chunk=index, answer=answer, unchanged=unchanged, **metrics))
+    return pd.DataFrame(rows)
+
+
+def exact_share(correct: pd.Series) -> tuple[float, float, float, int]:
+    """Share of True, its 95% Wilson interval, and n."""
+    n = len(correct)
+    low, high = proportion_confint(int(correct.sum()), n, method="wilson")
+    return correct.mean(), low, high, n
+
+
+def same_text(answer: str, truth: str) -> bool:
+    """Equal after `normalise`."""
+    return normalise(answer) == normalise(truth)
+
+
+def _to_height(frames: np.ndarray, height: int) -> np.ndarray:
+    """uint8 [T, H, W, 3] resized to `height` pixels, the aspect kept."""
+    width = round(frames.shape[2] * height / frames.shape[1])
+    pixels = torch.from_numpy(frames).permute(0, 3, 1, 2)
+    return interpolate(pixels, (height, width), mode="bilinear", antialias=True).permute(0, 2, 3, 1).numpy()
