@@ -35,10 +35,9 @@ class StreamLayer(CacheLayerMixin):
     def update(self, key_states: torch.Tensor, value_states: torch.Tensor, *args, **kwargs):
         """Append [1, KV heads, n, head dim] keys and values; returns the views of everything stored."""
         new = key_states.shape[-2]
-        if not self.is_initialized:
-            self.capacity = max(self.capacity, new)
-            self.lazy_initialization(key_states, value_states)
         self.reserve(new)
+        if not self.is_initialized:
+            self.lazy_initialization(key_states, value_states)
         self._keys[:, :, self.stop : self.stop + new] = key_states
         self._values[:, :, self.stop : self.stop + new] = value_states
         self._set(self.start, self.stop + new)
@@ -46,7 +45,9 @@ class StreamLayer(CacheLayerMixin):
 
     def reserve(self, new: int) -> None:
         """Make room for `new` more tokens: move to the front of the buffer, or grow it. Stored values do not change."""
-        if not self.is_initialized or self.stop + new <= self.capacity:
+        if not self.is_initialized:
+            self.capacity = max(self.capacity, new)
+        if self.stop + new <= self.capacity:
             return
         stored = self.get_seq_length()
         if stored + new <= self.capacity:

@@ -1,6 +1,8 @@
 """The runs behind the notebooks: each streams real frames through the engine and returns tidy tables."""
 
 from collections.abc import Iterable
+from dataclasses import replace
+from tempfile import NamedTemporaryFile
 
 import numpy as np
 import pandas as pd
@@ -13,6 +15,8 @@ from kvlib.evictor import EvictionConfig
 from kvlib.model import StreamQwenModel, load_processor
 from kvlib.scoring import normalise
 from kvlib.stream import VideoStreamingInference
+from kvlib.synthetic import QUESTIONS, draw_stream, render, write_video
+from kvlib.synthetic import answer as true_answer
 from kvlib.video import VideoChunks
 
 
@@ -39,10 +43,10 @@ def detect_sinks(model, processor, video, chunk_frames: Iterable[int], heights: 
     for count, height in tqdm(settings, desc="configurations"):
         name = f"{count} frames, {height} px"
         engine = VideoStreamingInference(model, processor, model.device, EvictionConfig(budget))
-        lengths = [0]
+        seen = [0]
         for _, (_, frames) in zip(range(chunks), VideoChunks(video, count), strict=False):
-            lengths.append(engine.append_video_chunk(_to_height(frames, height))["cache_seq_length"])
-        new = np.diff(lengths)
+            seen.append(engine.append_video_chunk(_to_height(frames, height))["tokens_seen"])
+        new = np.diff(seen)
         evictor = engine.cache_manager.evictor
         increments += [dict(configuration=name, chunk=i, new_tokens=int(n)) for i, n in enumerate(new)]
         sinks.append(
@@ -51,7 +55,7 @@ def detect_sinks(model, processor, video, chunk_frames: Iterable[int], heights: 
                 chunk_frames=count,
                 height=height,
                 sink_tokens=evictor.effective_sink_size,
-                first_length=lengths[1],
+                first_length=seen[1],
                 window_tokens=evictor.effective_window_size,
                 mean_recorded=evictor._avg_chunk_tokens,
                 mean_real=float(new[1:].mean()),
@@ -148,3 +152,60 @@ def _to_height(frames: np.ndarray, height: int) -> np.ndarray:
     width = round(frames.shape[2] * height / frames.shape[1])
     pixels = torch.from_numpy(frames).permute(0, 3, 1, 2)
     return interpolate(pixels, (height, width), mode="bilinear", antialias=True).permute(0, 2, 3, 1).numpy()
+
+
+def accuracy_over_length(model, processor, lengths, streams: int, budget: int, seed: int, modes=("keep", "remap")):
+    """Title and current line after streams of `lengths` chunks, for every position mode on the same held-out streams.
+
+    Each stream is drawn and encoded to H.264 once, decoded once and watched by one engine per mode, all with the same
+    `budget` in tokens. A table [stream, position_mode, chunks, question, truth, answer, correct].
+    """
+    rows = []
+    for stream in tqdm(range(streams), desc="streams"):
+        scenes = draw_stream(max(lengths), seed + stream)
+        for index in lengths:  # a blank screen would be a question of another kind
+            scenes[index - 1] = replace(scenes[index - 1], text=scenes[index - 1].text or f"Line {index}")
+        engines = {
+            mode: VideoStreamingInference(model, processor, model.device, EvictionConfig(budget, position_mode=mode))
+            for mode in modes
+        }
+        with NamedTemporaryFile(suffix=".mp4") as file:
+            write_video(file.name, (frame for scene in scenes for frame in render(scene, 560, 280, 2)), fps=2)
+            for index, (_, frames) in enumerate(tqdm(VideoChunks(file.name, 2, 2), desc="chunks", leave=False), start=1):
+                for mode, engine in engines.items():
+                    engine.append_video_chunk(frames)
+                    if index in lengths:
+                        asked = _ask_title_and_line(engine, scenes[:index])
+                        rows += [dict(stream=stream, position_mode=mode, chunks=index, **row) for row in asked]
+    return pd.DataFrame(rows)
+
+
+def count_correct(answers: pd.DataFrame) -> pd.DataFrame:
+    """Per question, position mode and length: correct, n, accuracy and its 95% Wilson interval."""
+    counted = answers.groupby(["question", "position_mode", "chunks"])["correct"].agg(["sum", "count"]).reset_index()
+    counted = counted.rename(columns={"sum": "correct", "count": "n"})
+    counted["accuracy"] = counted["correct"] / counted["n"]
+    counted["low"], counted["high"] = proportion_confint(counted["correct"], counted["n"], method="wilson")
+    return counted
+
+
+def _ask_title_and_line(engine, scenes) -> list[dict]:
+    asked = []
+    for kind, name in (("title", "title"), ("now", "current line")):
+        truth = true_answer(scenes, kind)
+        answer, _ = engine.ask(QUESTIONS[kind][0], max_new_tokens=60, do_sample=False)
+        asked.append(dict(question=name, truth=truth, answer=answer, correct=same_text(answer, truth)))
+    return asked
+
+
+def cap_memory(limit_mb: float, device: torch.device) -> int:
+    """The memory limit in bytes. On CUDA the process is really held to it; on a CPU it is for `stream_video` to watch."""
+    limit = int(limit_mb * 2**20)
+    if device.type == "cuda":
+        torch.cuda.set_per_process_memory_fraction(limit / torch.cuda.get_device_properties(device).total_memory, device)
+    return limit
+
+
+def count_chunks(video, chunk_frames: int, sample_fps: float) -> int:
+    """Number of chunks of a video."""
+    return len(VideoChunks(video, chunk_frames, sample_fps))

@@ -44,13 +44,16 @@ class KVCacheManager:
         return self.cache.get_seq_length()
 
     def make_room(self, incoming: int) -> None:
-        """Evict, if it must be, so that a chunk of `incoming` tokens fits the budget; raises ValueError if it never can."""
-        if self.evictor is None:
-            return
-        self.evictor.check_fits(incoming)
-        if self.evictor.should_evict(self.get_seq_length(), incoming):
-            self.chunks = self.evictor.evict(self.cache, self.chunks, incoming)
-            self._tracked = self.get_seq_length()
+        """Make room for a chunk of `incoming` tokens, and for a question behind it, evicting if the budget demands it.
+
+        Raises ValueError when the chunk can never fit; nothing is changed then.
+        """
+        if self.evictor is not None:
+            self.evictor.check_fits(incoming)
+            if self.evictor.should_evict(self.get_seq_length(), incoming):
+                self.chunks = self.evictor.evict(self.cache, self.chunks, incoming)
+                self._tracked = self.get_seq_length()
+        self.cache.reserve(incoming + QUESTION_ROOM)
 
     def track_tokens(self, next_position: int, is_new_chunk: bool = True) -> None:
         """Record what a forward has appended. `next_position` is the position after it.

@@ -283,6 +283,16 @@ def test_snapshots_copy_no_key(engine, frames):
     assert streamed.cache_manager.cache.layers[0].keys.data_ptr() == pointer
 
 
+@pytest.mark.parametrize("budget", [None, 110])
+def test_an_ordinary_question_never_moves_the_stream(engine, frames, budget):
+    streamed = engine(EvictionConfig(budget) if budget else None)
+    for seed in range(60):
+        streamed.append_video_chunk(frames(2, seed))
+        pointers = [layer.keys.data_ptr() for layer in streamed.cache_manager.cache.layers]
+        streamed.ask("What? " * 60, max_new_tokens=1, do_sample=False)
+        assert [layer.keys.data_ptr() for layer in streamed.cache_manager.cache.layers] == pointers
+
+
 def test_a_snapshot_older_than_an_eviction_is_refused(engine, frames):
     streamed = engine(EvictionConfig(150))
     streamed.append_video_chunk(frames())
