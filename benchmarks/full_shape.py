@@ -1,0 +1,132 @@
+"""Drive a checkpoint directory of Qwen2.5-VL's full shapes, with random weights, on a CUDA device.
+
+It shows that the loading path, the memory and the counters hold for the real model, not that answers make sense:
+
+    python benchmarks/full_shape.py --shapes 3b --budget 50000 --chunks 14
+
+The checkpoint is written to a temporary folder (7.5 GB for 3b, 16.6 GB for 7b), loaded as a user's would be, and watches
+frames of 1920x1080, 4 per chunk, under a cap of 23.3 GiB. Prints one JSON object; exit status 1 when an expectation fails.
+"""
+
+import argparse
+import json
+import tempfile
+import time
+
+import torch
+from transformers import Qwen2_5_VLConfig
+
+from kvlib import EvictionConfig, StreamQwenModel, VideoStreamingInference, load_processor, paths
+
+CAP_BYTES = int(23.3 * 2**30)
+BF16 = 2
+SHAPES = {  # of the published config.json files
+    "3b": dict(hidden_size=2048, intermediate_size=11008, num_hidden_layers=36, num_attention_heads=16, num_key_value_heads=2),
+    "7b": dict(hidden_size=3584, intermediate_size=18944, num_hidden_layers=28, num_attention_heads=28, num_key_value_heads=4),
+}
+
+
+def write_checkpoint(shapes: str, path: str, processor) -> None:
+    """Random bf16 weights of the given shapes, with the reader's tokenizer and Qwen's own image limits."""
+    text = SHAPES[shapes]
+    ids = processor.tokenizer.get_vocab()
+    config = Qwen2_5_VLConfig(
+        text_config=dict(
+            **text,
+            vocab_size=151936 if shapes == "3b" else 152064,
+            max_position_embeddings=128000,
+            rms_norm_eps=1e-6,
+            rope_parameters={"rope_type": "default", "mrope_section": [16, 24, 24], "rope_theta": 1e6},
+        ),
+        vision_config=dict(
+            depth=32, hidden_size=1280, intermediate_size=3420, num_heads=16, window_size=112, tokens_per_second=2,
+            fullatt_block_indexes=[7, 15, 23, 31], out_hidden_size=text["hidden_size"],
+        ),
+        tie_word_embeddings=shapes == "3b",
+        video_token_id=ids["<|video_pad|>"],
+        vision_start_token_id=ids["<|vision_start|>"],
+        vision_end_token_id=ids["<|vision_end|>"],
+    )  # fmt: skip
+    torch.set_default_dtype(torch.bfloat16)
+    with torch.device("cuda"):
+        model = StreamQwenModel(config)
+    torch.set_default_dtype(torch.float32)
+    model.save_pretrained(path)
+    processor.tokenizer.save_pretrained(path)
+    processor.image_processor.size = {"shortest_edge": 56 * 56, "longest_edge": 28 * 28 * 16384}
+    processor.image_processor.save_pretrained(path)
+
+
+def stream(model, processor, budget: int, mode: str, chunks: int) -> dict:
+    """Watch `chunks` random 1080p chunks, ask once, and return what was counted and measured."""
+    torch.cuda.reset_peak_memory_stats()
+    engine = VideoStreamingInference(model, processor, "cuda", EvictionConfig(budget, position_mode=mode))
+    generator, seconds, lengths = torch.Generator().manual_seed(0), [], []
+    for _ in range(chunks):
+        frames = torch.randint(0, 256, (4, 1080, 1920, 3), generator=generator, dtype=torch.uint8)
+        torch.cuda.synchronize()
+        began = time.perf_counter()
+        lengths.append(engine.append_video_chunk(frames, fps=2.0)["cache_seq_length"])
+        torch.cuda.synchronize()
+        seconds.append(time.perf_counter() - began)
+    before = engine.cache_manager.fingerprint()
+    _, metrics = engine.ask("What is on screen?", max_new_tokens=8, do_sample=False)
+    info = engine.get_cache_info()
+    return {
+        "mode": mode,
+        "budget": budget,
+        "chunks": chunks,
+        "first_chunk_tokens": lengths[0],
+        "chunk_tokens": lengths[1] - lengths[0],
+        "longest": max(lengths),
+        "ask_left_no_trace": engine.cache_manager.fingerprint() == before,
+        "median_chunk_seconds": sorted(seconds)[len(seconds) // 2],
+        "peak_gib": torch.cuda.max_memory_allocated() / 2**30,
+        **info["eviction_stats"],
+        **metrics,
+        "bytes_per_token": info["cache_bytes"] / engine.cache_manager.cache.layers[0].capacity,
+    }
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--shapes", choices=SHAPES, default="3b")
+    parser.add_argument("--budget", type=int, default=50_000, help="tokens (default 50000)")
+    parser.add_argument("--chunks", type=int, default=14)
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory() as path:
+        write_checkpoint(options.shapes, path, load_processor(paths.model_path()))
+        torch.cuda.empty_cache()
+        began = time.perf_counter()
+        model = StreamQwenModel.from_pretrained(path, torch_dtype=torch.bfloat16).to("cuda").eval()
+        loading = time.perf_counter() - began
+        processor = load_processor(path)
+    torch.cuda.set_per_process_memory_fraction(CAP_BYTES / torch.cuda.get_device_properties(0).total_memory)
+    runs = [stream(model, processor, options.budget, mode, options.chunks) for mode in ("keep", "remap")]
+    shape = SHAPES[options.shapes]
+    head = shape["hidden_size"] // shape["num_attention_heads"]
+    expected = shape["num_hidden_layers"] * 2 * shape["num_key_value_heads"] * head * BF16
+    good = all(
+        run["longest"] <= options.budget
+        and run["chunk_tokens"] == 2 * 39 * 69 + 7
+        and run["total_evictions"] > 0
+        and run["ask_left_no_trace"]
+        for run in runs
+    )
+    good = good and runs[0]["bytes_per_token"] == expected
+    summary = {
+        "shapes": options.shapes,
+        "weights": "random",
+        "device": torch.cuda.get_device_name(),
+        "torch": torch.__version__,
+        "loading_seconds": loading,
+        "bytes_per_token_expected": expected,
+        "passed": good,
+        "runs": runs,
+    }
+    print(json.dumps(summary, indent=1))
+    return 0 if good else 1
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
