@@ -273,15 +273,16 @@ def _draw_text(image: Image.Image, scene: Scene, rng: np.random.Generator) -> No
     brightness = np.asarray(image.crop(clipped).convert("L")).mean()
     level = rng.uniform(0, 45) if brightness > 128 else rng.uniform(210, 255)
     color = tuple(int(v) for v in (level + rng.uniform(-30, 30, 3)).clip(0, 255))
-    shadow = rng.random() < 0.3 and scene.layout in TRAIN_LAYOUTS
     outline = scene.layout.endswith("outline")
     against = (0, 0, 0) if level > 128 else (255, 255, 255)
+    shadows = rng.choice([0, 0, 1, 2, 3]) if scene.layout in TRAIN_LAYOUTS else 0
+    offsets = rng.uniform(-1, 1, (shadows, 2)) * max(2, font.size / 12)
+    shade = tuple(int(0.6 * a + 0.4 * brightness) for a in against) if shadows else None
     drawing = ImageDraw.Draw(image)
     for number, (line, width) in enumerate(zip(lines, widths, strict=True)):
         at = (left + align * (max(widths) - width), top + number * pitch)
-        if shadow:
-            step = max(1, round(font.size / 18))
-            drawing.text((at[0] + step, at[1] + step), line, tuple(int(0.5 * a + 0.5 * brightness) for a in against), font)
+        for across, down in offsets:
+            drawing.text((at[0] + across, at[1] + down), line, shade, font)
         stroke = max(1, round(font.size / 20)) if outline else 0
         drawing.text(at, line, color, font, stroke_width=stroke, stroke_fill=against)
 

@@ -1,0 +1,88 @@
+"""Synthetic streams and the committed clips: what they claim to show is what they show."""
+
+import io
+import subprocess
+import sys
+
+import av
+import numpy as np
+import pytest
+
+from kvlib import paths, scoring, synthetic
+from kvlib.synthetic import Scene, answer, draw_stream, read_video, render, write_video
+
+CLIPS = paths.DATA / "clips"
+
+
+def test_streams_repeat_by_seed_and_differ_between_seeds():
+    assert draw_stream(30, 1) == draw_stream(30, 1)
+    assert draw_stream(30, 1) != draw_stream(30, 2)
+
+
+@pytest.mark.parametrize("split", ["train", "held_out"])
+def test_the_splits_share_no_line_and_no_layout(split):
+    scenes = [scene for seed in range(20) for scene in draw_stream(20, seed, split)]
+    lines = [line for scene in scenes for line in scene.text.split("\n") if line]
+    assert len(lines) > 300
+    assert all(synthetic.is_held_out(line) == (split == "held_out") for line in lines)
+    assert all(0 < len(line) <= synthetic.MAX_LINE and line.isascii() and line.isprintable() for line in lines)
+    own = synthetic.HELD_OUT_LAYOUTS if split == "held_out" else synthetic.TRAIN_LAYOUTS
+    assert {scene.layout for scene in scenes} == set(own)
+    assert not set(synthetic.HELD_OUT_LAYOUTS) & set(synthetic.TRAIN_LAYOUTS)
+
+
+def scene(text, color=None):
+    return Scene(text, color, synthetic.dejavu_fonts()[0], "flat", 7)
+
+
+def test_true_answers():
+    stream = [scene("Title"), scene("one", "red"), scene("two\nlines", "blue"), scene("three", "red"), scene("")]
+    assert answer(stream, "title") == "Title"
+    assert answer(stream[:3], "now") == "two\nlines"
+    assert answer(stream, "now") == "No text visible"
+    assert answer(stream, "card", "red") == "three"
+    assert answer(stream[:3], "card", "red") == "one"
+    assert answer(stream, "card", "cyan") == "No cyan card seen"
+    assert "Title" in answer(stream, "summary")
+    with pytest.raises(ValueError, match="kind='then'"):
+        answer(stream, "then")
+
+
+def test_a_frame_shows_its_text_and_its_colour():
+    blank, written = (render(scene(text, "red"), 560, 280)[0].astype(int) for text in ("", "Some words"))
+    assert np.abs(blank - written).max() > 80
+    red, green, blue = blank.mean((0, 1))
+    assert red > green + 100
+    assert red > blue + 100
+
+
+def test_video_survives_h264():
+    frames = render(scene("Some words"), 280, 140, 3)
+    file = io.BytesIO()
+    write_video(file, frames, fps=2, crf=18)
+    file.seek(0)
+    decoded = read_video(file)
+    assert decoded.shape == frames.shape
+    assert np.abs(decoded.astype(int) - frames).mean() < 6
+
+
+@pytest.mark.parametrize(("name", "seconds"), [("lyrics", 200), ("short", 12)])
+def test_the_clips_are_what_they_are_said_to_be(name, seconds):
+    with av.open(str(CLIPS / f"{name}.mp4")) as container:
+        stream = container.streams.video[0]
+        assert (stream.codec_context.name, stream.pix_fmt) == ("h264", "yuv420p")
+        assert stream.average_rate == 24
+        assert stream.frames == 24 * seconds
+    subtitles = scoring.read_srt(CLIPS / f"{name}.srt")
+    assert subtitles[0].start_s == 0
+    assert subtitles[-1].end_s <= seconds
+    assert all(max(map(len, subtitle.text.split("\n"))) <= synthetic.MAX_LINE for subtitle in subtitles)
+
+
+def test_the_script_makes_the_committed_clips(tmp_path):
+    """Byte for byte for the subtitles; the video's pixels, since another build of x264 may write other bytes."""
+    subprocess.run([sys.executable, paths.DATA / "make_clips.py", "--out", tmp_path], check=True)
+    for name in ("lyrics", "short"):
+        assert (tmp_path / f"{name}.srt").read_bytes() == (CLIPS / f"{name}.srt").read_bytes()
+    made, committed = (read_video(str(folder / "short.mp4")) for folder in (tmp_path, CLIPS))
+    assert np.abs(made.astype(int) - committed).mean() < 1
