@@ -19,6 +19,9 @@ from kvlib.synthetic import QUESTIONS, draw_stream, render, write_video
 from kvlib.synthetic import answer as true_answer
 from kvlib.video import VideoChunks
 
+CARD_LIMIT = int(23.3 * 2**30)  # bytes: what a 24 GB card leaves to a process
+CPU_CACHE_LIMIT = 12 * 2**20  # bytes of cache: a small stand-in for a card, for the embedded reader
+
 
 def default_device() -> torch.device:
     """The first CUDA device, else the CPU."""
@@ -135,13 +138,6 @@ def ask_periodically(engine, video, chunk_frames: int, sample_fps: float, interv
     return pd.DataFrame(rows)
 
 
-def exact_share(correct: pd.Series) -> tuple[float, float, float, int]:
-    """Share of True, its 95% Wilson interval, and n."""
-    n = len(correct)
-    low, high = proportion_confint(int(correct.sum()), n, method="wilson")
-    return correct.mean(), low, high, n
-
-
 def same_text(answer: str, truth: str) -> bool:
     """Equal after `normalise`."""
     return normalise(answer) == normalise(truth)
@@ -199,10 +195,14 @@ def _ask_title_and_line(engine, scenes) -> list[dict]:
 
 
 def cap_memory(limit_mb: float, device: torch.device) -> int:
-    """The memory limit in bytes. On CUDA the process is really held to it; on a CPU it is for `stream_video` to watch."""
-    limit = int(limit_mb * 2**20)
+    """The memory limit in bytes; `limit_mb` 0 stands for `CARD_LIMIT` on CUDA and `CPU_CACHE_LIMIT` on a CPU.
+
+    On CUDA the process is really held to it; on a CPU it limits the cache's bytes, and `stream_video` watches it.
+    """
+    limit = int(limit_mb * 2**20) or (CARD_LIMIT if device.type == "cuda" else CPU_CACHE_LIMIT)
     if device.type == "cuda":
-        torch.cuda.set_per_process_memory_fraction(limit / torch.cuda.get_device_properties(device).total_memory, device)
+        total = torch.cuda.get_device_properties(device).total_memory
+        torch.cuda.set_per_process_memory_fraction(min(1.0, limit / total), device)
     return limit
 
 

@@ -1,0 +1,95 @@
+"""The runs behind the notebooks, on a tiny random model and real H.264 files: tables that say what happened."""
+
+import pandas as pd
+import pytest
+import torch
+
+from kvlib import EvictionConfig, VideoStreamingInference, experiments, paths
+
+CLIP = paths.DATA / "clips" / "short.mp4"  # 12 s: 12 chunks of 2 frames at 2 per second
+BYTES = 3 * 2 * 2 * 16 * 4  # per token of the tiny model: layers, keys and values, KV heads, head dim, fp32
+
+
+def test_sinks_are_real_cache_lengths(model, processor):
+    increments, sinks = experiments.detect_sinks(model, processor, CLIP, [2, 4], [56, 84], chunks=3, budget=2000)
+    assert len(sinks) == 4
+    assert len(increments) == 12
+    first = increments[increments["chunk"] == 0].set_index("configuration")["new_tokens"]
+    assert (sinks.set_index("configuration")["sink_tokens"] == first).all()
+    grid = {56: 2 * 4, 84: 3 * 6}
+    for row in sinks.itertuples():
+        assert row.mean_real == row.mean_recorded == row.chunk_frames // 2 * grid[row.height] + 10  # "user\n" is five bytes
+
+
+def test_a_stream_without_eviction_ends_at_the_limit_and_with_it_runs_through(model, processor):
+    def run(config, limit):
+        engine = VideoStreamingInference(model, processor, "cpu", config)
+        return experiments.stream_video(engine, CLIP, 2, 2.0, "run", limit)
+
+    ended = run(None, 700 * BYTES)
+    assert ended["event"].iloc[-1] == "out of memory"
+    assert len(ended) < 12
+    assert (ended["cache_bytes"].iloc[:-1] <= 700 * BYTES).all()
+    bounded = run(EvictionConfig(160), 700 * BYTES)
+    assert len(bounded) == 12
+    assert bounded["cache_tokens"].max() <= 160
+    assert (bounded["event"] == "eviction").sum() > 0
+    assert (bounded["cache_bytes"] <= 700 * BYTES).all()
+
+
+@pytest.mark.parametrize(
+    ("limit_tokens", "best", "verdicts"),
+    [
+        (2000, 400, ["room left", "room left", "room left"]),  # room at every budget: up to the highest
+        (900, 300, ["keep"]),  # (300 * 1.1 + 512) / 900 lies between 21/24 and 23/24
+        (800, 200, ["out of memory", "keep"]),
+        (600, None, ["out of memory", "out of memory"]),
+    ],
+)
+def test_tuning_goes_up_while_there_is_room_and_down_when_memory_ends(model, processor, limit_tokens, best, verdicts):
+    tuned, found = experiments.tune_budget(
+        lambda budget: VideoStreamingInference(model, processor, "cpu", EvictionConfig(budget)),
+        CLIP, 2, 2.0, (200, 300, 400), limit_tokens * BYTES,
+    )  # fmt: skip
+    assert tuned["verdict"].tolist() == verdicts
+    assert found == best
+
+
+def test_periodic_questions_are_asked_on_time_and_leave_no_trace(model, processor):
+    engine = VideoStreamingInference(model, processor, "cpu", EvictionConfig(160))
+    asks = experiments.ask_periodically(engine, CLIP, 2, 2.0, 3, "What?", 4)
+    assert asks["chunk"].tolist() == [2, 5, 8, 11]
+    assert asks["time_s"].tolist() == [2.5, 5.5, 8.5, 11.5]
+    assert asks["unchanged"].all()
+    assert (asks["ttft"] > 0).all()
+
+
+def test_a_trace_would_be_seen(model, processor, monkeypatch):
+    engine = VideoStreamingInference(model, processor, "cpu", None)
+    ask = engine.ask
+
+    def careless(*arguments, **options):
+        engine.cache_manager.cache.layers[1].values[0, 0, 0, 0] += 1
+        return ask(*arguments, **options)
+
+    monkeypatch.setattr(engine, "ask", careless)
+    assert not experiments.ask_periodically(engine, CLIP, 2, 2.0, 6, "What?", 2)["unchanged"].any()
+
+
+def test_both_modes_watch_the_same_streams(model, processor):
+    answers = experiments.accuracy_over_length(model, processor, [2, 4], streams=1, budget=200, seed=0)
+    assert len(answers) == 8
+    assert not answers["truth"].eq("No text visible").any()
+    assert answers.groupby(["chunks", "question"])["truth"].nunique().eq(1).all()
+
+
+def test_intervals_are_wilsons():
+    answers = pd.DataFrame({"question": "title", "position_mode": "keep", "chunks": 8, "correct": [True] * 9 + [False]})
+    row = experiments.count_correct(answers).iloc[0]
+    assert (row["correct"], row["n"], row["accuracy"]) == (9, 10, 0.9)
+    assert (row["low"], row["high"]) == (pytest.approx(0.5958, abs=1e-4), pytest.approx(0.9821, abs=1e-4))
+
+
+def test_the_cpu_limit_is_only_a_number():
+    assert experiments.cap_memory(1.5, torch.device("cpu")) == 1.5 * 2**20
+    assert experiments.cap_memory(0, torch.device("cpu")) == experiments.CPU_CACHE_LIMIT
