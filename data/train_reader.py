@@ -1,0 +1,711 @@
+"""Train the embedded reader from scratch: a 7.8 M-parameter Qwen2.5-VL that reads on-screen text in streams.
+
+    python data/train_reader.py .fonts data/reader --seconds 1080        # one GPU; data/README.md says how it was run
+
+Worker processes draw scenes, encode them as H.264, decode and resize them; the trainer keeps the clips in a ring on the GPU
+and composes streams of 1 to 16 chunks from them, in exactly the turns and positions that `kvlib` streams. Several questions
+hang on each stream as parallel branches: a branch sees the stream up to a random chunk, and itself.
+"""
+
+import argparse
+import io
+import json
+import math
+import os
+import random
+import sys
+import threading
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from PIL import Image
+from torch import nn
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+from kvlib import synthetic  # noqa: E402
+
+PATCH, MERGE = 14, 2
+CELL = PATCH * MERGE
+GRIDS = [(5, 10), (4, 8), (6, 10), (6, 12), (5, 9)]  # rows, columns of 28-pixel cells; the first is the default resolution
+WINDOW_CHUNKS = 16
+SYSTEM = "<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n"
+BEFORE, AFTER = "<|im_start|>user\n<|vision_start|>", "<|vision_end|><|im_end|>\n"
+SPECIAL_TOKENS = (
+    "<|endoftext|> <|im_start|> <|im_end|> <|object_ref_start|> <|object_ref_end|> <|box_start|> <|box_end|> <|quad_start|> "
+    "<|quad_end|> <|vision_start|> <|vision_end|> <|vision_pad|> <|image_pad|> <|video_pad|>"
+).split()
+CHAT_TEMPLATE = """\
+{%- if not messages or messages[0]['role'] != 'system' -%}
+<|im_start|>system
+You are a helpful assistant.<|im_end|>
+{% endif -%}
+{%- for message in messages -%}
+{{- '<|im_start|>' + message['role'] + '\\n' -}}
+{%- if message['content'] is string -%}
+{{- message['content'] -}}
+{%- else -%}
+{%- for part in message['content'] -%}
+{%- if part['type'] == 'image' or 'image' in part -%}
+{{- '<|vision_start|><|image_pad|><|vision_end|>' -}}
+{%- elif part['type'] == 'video' or 'video' in part -%}
+{{- '<|vision_start|><|video_pad|><|vision_end|>' -}}
+{%- elif 'text' in part -%}
+{{- part['text'] -}}
+{%- endif -%}
+{%- endfor -%}
+{%- endif -%}
+{{- '<|im_end|>\\n' -}}
+{%- endfor -%}
+{%- if add_generation_prompt -%}
+{{- '<|im_start|>assistant\\n' -}}
+{%- endif -%}
+"""
+
+
+# ---------------------------------------------------------------------------------------------------------- checkpoint
+
+
+def build_tokenizer():
+    """Byte-level BPE whose merges come from the prompts alone, so that a prompt is short and an answer is bytes."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+    from transformers import PreTrainedTokenizerFast
+
+    prompts = [q.format(color=c) for asked in synthetic.QUESTIONS.values() for q in asked for c in synthetic.COLORS]
+    prompts += ["system\nuser\nassistant\nYou are a helpful assistant.\n"] * 8
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    trainer = trainers.BpeTrainer(vocab_size=560, initial_alphabet=alphabet, min_frequency=2, show_progress=False)
+    tokenizer.train_from_iterator(prompts, trainer)
+    tokenizer.add_special_tokens(SPECIAL_TOKENS)
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        eos_token="<|im_end|>",
+        pad_token="<|endoftext|>",
+        additional_special_tokens=SPECIAL_TOKENS[1:],
+        model_max_length=32768,
+        clean_up_tokenization_spaces=False,
+        chat_template=CHAT_TEMPLATE,
+    )
+
+
+def build_model(tokenizer):
+    """The untrained model, fp32."""
+    from transformers import GenerationConfig, Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
+
+    def token(name: str) -> int:
+        return tokenizer.convert_tokens_to_ids(f"<|{name}|>")
+
+    config = Qwen2_5_VLConfig(
+        text_config=dict(
+            hidden_size=256,
+            intermediate_size=704,
+            num_hidden_layers=6,
+            num_attention_heads=4,
+            num_key_value_heads=2,
+            vocab_size=-(-len(tokenizer) // 16) * 16,
+            max_position_embeddings=32768,
+            rms_norm_eps=1e-6,
+            tie_word_embeddings=True,
+            bos_token_id=token("endoftext"),
+            eos_token_id=token("im_end"),
+            rope_parameters={"rope_type": "default", "mrope_section": [8, 12, 12], "rope_theta": 1e4},
+        ),
+        vision_config=dict(
+            depth=5,
+            hidden_size=192,
+            intermediate_size=512,
+            num_heads=4,
+            in_channels=3,
+            patch_size=PATCH,
+            spatial_merge_size=MERGE,
+            temporal_patch_size=2,
+            window_size=112,
+            fullatt_block_indexes=[1, 3],
+            out_hidden_size=256,
+            tokens_per_second=2,
+        ),
+        tie_word_embeddings=True,
+        video_token_id=token("video_pad"),
+        image_token_id=token("image_pad"),
+        vision_start_token_id=token("vision_start"),
+        vision_end_token_id=token("vision_end"),
+    )
+    torch.manual_seed(0)
+    model = Qwen2_5_VLForConditionalGeneration(config)
+    model.generation_config = GenerationConfig(
+        bos_token_id=token("endoftext"), eos_token_id=[token("im_end"), token("endoftext")], pad_token_id=token("endoftext")
+    )
+    return model
+
+
+def image_processor():
+    """Qwen2-VL's image settings, with a limit that brings a 560 x 280 source to 280 x 140 (50 tokens per frame pair)."""
+    from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
+
+    return Qwen2VLImageProcessorPil(size={"shortest_edge": 56 * 56, "longest_edge": 285 * 145})
+
+
+def save_checkpoint(model, tokenizer, folder: Path) -> None:
+    """Everything `from_pretrained` needs, weights in bf16; the head is the embedding and is not stored twice."""
+    import copy
+
+    folder.mkdir(parents=True, exist_ok=True)
+    copy.deepcopy(model).to("cpu", torch.bfloat16).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    image_processor().save_pretrained(folder)
+
+
+# ------------------------------------------------------------------------------------------------------------- clips
+
+
+def draw_scene(rng: random.Random, fonts: list[str], split: str, max_length: int) -> synthetic.Scene:
+    """One scene for training: its own font and layout; a third cards, a tenth blank."""
+    kind = rng.choices(["plain", "card", "blank"], [0.53, 0.37, 0.10])[0]
+    text = "" if kind == "blank" else synthetic.draw_text(rng, split, max_length)
+    color = rng.choice(list(synthetic.COLORS)) if kind == "card" else None
+    return synthetic.Scene(text, color, rng.choice(fonts), rng.choice(synthetic.TRAIN_LAYOUTS), rng.getrandbits(32))
+
+
+def make_clips(seed: int, families: list[list[str]], split: str, grid: tuple[int, int], count: int, max_length: int = 24):
+    """`count` scenes that went through H.264 together: uint8 [count, 2, H, W, 3] at model resolution, and the scenes."""
+    rng = random.Random(seed)
+    height, width = grid[0] * CELL, grid[1] * CELL
+    scale = rng.choice([1, 1.25, 1.5, 2, 2, 2])
+    source = [2 * round(side * scale * rng.uniform(0.96, 1.04) / 2) if scale < 2 else 2 * side for side in (width, height)]
+    fonts = [rng.choice(rng.choice(families)) for _ in range(count)]
+    scenes = [draw_scene(rng, [font], split, min(max_length, width // 11)) for font in fonts]
+    file = io.BytesIO()
+    synthetic.write_video(file, (f for s in scenes for f in synthetic.render(s, *source, frames=2)), 2, rng.randint(18, 34))
+    file.seek(0)
+    frames = synthetic.read_video(file)
+    if frames.shape[1:3] != (height, width):
+        frames = np.stack([np.asarray(Image.fromarray(f).resize((width, height), Image.Resampling.BICUBIC)) for f in frames])
+    return frames.reshape(count, 2, height, width, 3), scenes
+
+
+def render_worker(number: int, folder: Path, families: list[list[str]]) -> None:
+    """Write blocks of clips into `folder` until killed; every 12th block is held-out text, for monitoring."""
+    os.nice(19)  # the trainer and its compiler go first
+    block = 0
+    while True:
+        if len(os.listdir(folder)) > 240:
+            time.sleep(0.2)
+            continue
+        seed = number * 1_000_000 + block
+        rng = random.Random(seed)
+        grid = GRIDS[0] if block < 8 or rng.random() < 0.7 else rng.choice(GRIDS[1:])
+        split = "held_out" if block % 12 == 11 else "train"
+        max_length = 24 if split == "held_out" else (8 if block < 8 else rng.choice([8, 24, 24, 24]))
+        clips, scenes = make_clips(seed, families, split, grid, 48, max_length)
+        name = f"{split}-{grid[0]}-{grid[1]}-{seed}"
+        np.save(folder / f".{name}.npy", clips)
+        meta = [(s.text, list(synthetic.COLORS).index(s.color) if s.color else -1) for s in scenes]
+        (folder / f".{name}.json").write_text(json.dumps(meta))
+        os.rename(folder / f".{name}.npy", folder / f"{name}.npy")
+        os.rename(folder / f".{name}.json", folder / f"{name}.json")
+        block += 1
+
+
+class Ring:
+    """Clips of one grid on the device: uint8 [capacity, 2, H, W, 3], with their texts and colours; the oldest give way."""
+
+    def __init__(self, grid: tuple[int, int], capacity: int, device):
+        self.clips = torch.zeros(capacity, 2, grid[0] * CELL, grid[1] * CELL, 3, dtype=torch.uint8, device=device)
+        self.texts = [""] * capacity
+        self.lengths, self.colors = np.zeros(capacity, int), np.full(capacity, -1)
+        self.added = 0
+
+    @property
+    def size(self) -> int:
+        return min(self.added, len(self.texts))
+
+    def add(self, clips: np.ndarray, meta: list) -> None:
+        at = self.added % (len(self.texts) // len(meta) * len(meta))
+        self.clips[at : at + len(meta)].copy_(torch.from_numpy(clips))
+        for index, (text, color) in enumerate(meta, at):
+            self.texts[index], self.colors[index], self.lengths[index] = text, color, len(text)
+        self.added += len(meta)
+
+
+class Pool:
+    """All rings, filled from the workers' blocks by a thread."""
+
+    def __init__(self, folder: Path, capacity: int, device):
+        self.folder = folder
+        small = max(96, capacity // 8)
+        self.train = {g: Ring(g, capacity if g == GRIDS[0] else small, device) for g in GRIDS}
+        self.held_out = {GRIDS[0]: Ring(GRIDS[0], 4800, device)}
+        threading.Thread(target=self._fill, daemon=True).start()
+
+    def _fill(self) -> None:
+        while True:
+            names = [n for n in os.listdir(self.folder) if n.endswith(".json") and not n.startswith(".")]
+            for name in names:
+                split, rows, columns, _ = name.split("-")
+                path = self.folder / name
+                ring = (self.train if split == "train" else self.held_out).get((int(rows), int(columns)))
+                if ring is not None:
+                    ring.add(np.load(path.with_suffix(".npy")), json.loads(path.read_text()))
+                path.with_suffix(".npy").unlink()
+                path.unlink()
+            time.sleep(0.05)
+
+
+# ------------------------------------------------------------------------------------------------------------ streams
+
+
+class Packer:
+    """Composes streams with questions into the arrays of a batch, in the turns and positions of `kvlib`."""
+
+    def __init__(self, tokenizer):
+        self.tokenizer, self.prompts, self.prefixes = tokenizer, {}, {}
+        self.byte_ids = self._byte_ids()
+        self.end = tokenizer.convert_tokens_to_ids("<|im_end|>")
+        self.pad = tokenizer.convert_tokens_to_ids("<|endoftext|>")
+        self.video = tokenizer.convert_tokens_to_ids("<|video_pad|>")
+
+    def _byte_ids(self) -> dict[str, int]:
+        """Character -> id of its single-byte token: answers are spelt without merges."""
+        alphabet = {
+            c: self.tokenizer.backend_tokenizer.pre_tokenizer.pre_tokenize_str(c)[0][0] for c in map(chr, range(33, 127))
+        }
+        alphabet |= {" ": "\u0120", "\n": "\u010a"}
+        return {c: self.tokenizer.convert_tokens_to_ids(symbol) for c, symbol in alphabet.items()}
+
+    def tokens(self, text: str) -> list[int]:
+        if text not in self.prompts:
+            self.prompts[text] = self.tokenizer(text, add_special_tokens=False)["input_ids"]
+        return self.prompts[text]
+
+    def spell(self, text: str) -> list[int]:
+        return [self.byte_ids[c] for c in text]
+
+    def prefix(self, grid: tuple[int, int], chunks: int, grids_per_chunk: int, step: int):
+        """The stream without questions: ids [n], positions [3, n], and after each chunk its end index and next position."""
+        key = grid, chunks, grids_per_chunk, step
+        if key in self.prefixes:
+            return self.prefixes[key]
+        rows, columns = grid
+        ids, positions, ends, at = [], [], [], 0
+
+        def put(tokens):
+            nonlocal at
+            ids.extend(tokens)
+            positions.extend((p, p, p) for p in range(at, at + len(tokens)))
+            at += len(tokens)
+
+        put(self.tokens(SYSTEM))
+        for _ in range(chunks):
+            put(self.tokens(BEFORE))
+            block = [
+                (at + t * step, at + row, at + column)
+                for t in range(grids_per_chunk)
+                for row in range(rows)
+                for column in range(columns)
+            ]
+            ids.extend([self.video] * len(block))
+            positions.extend(block)
+            at = max(map(max, block)) + 1
+            put(self.tokens(AFTER))
+            ends.append((len(ids), at))
+        self.prefixes[key] = np.array(ids), np.array(positions).T, ends
+        return self.prefixes[key]
+
+    def branch(self, question: str, answer: str) -> tuple[list[int], int]:
+        """Ids of a question with its answer, and the index of the answer's first token."""
+        prompt = self.tokens(f"<|im_start|>user\n{question}<|im_end|>\n<|im_start|>assistant\n")
+        return prompt + self.spell(answer) + [self.end], len(prompt)
+
+    def batch(self, streams: list[dict], tail: int) -> dict[str, torch.Tensor]:
+        """Arrays of a batch. streams: each with `prefix` (of one shape) and `branches` [(chunk index, question, answer)].
+
+        ids [B, L], positions [3, B, L], branch [B, L] (0 = stream, -1 = padding), limit [B, L] (how much of the stream a
+        token may see), predict [n] (flat indices of the states that predict), target [n], owner [n] (number of the
+        branch). L = prefix + tail; branches that do not fit are left out.
+        """
+        ids0, positions0, ends = streams[0]["prefix"]
+        start, length, count = len(ids0), len(ids0) + tail, len(streams)
+        ids = np.full((count, length), self.pad)
+        positions = np.zeros((3, count, length), int)
+        branch, limit = np.full((count, length), -1), np.full((count, length), start)
+        ids[:, :start], positions[:, :, :start], branch[:, :start] = ids0, positions0[:, None], 0
+        predict, target, owner, kinds = [], [], [], []
+        for row, stream in enumerate(streams):
+            at = start
+            for number, (chunk, kind, question, answer) in enumerate(stream["branches"], 1):
+                tokens, first = self.branch(question, answer)
+                end = at + len(tokens)
+                if end > length:
+                    continue
+                ids[row, at:end], branch[row, at:end] = tokens, number
+                limit[row, at:end] = ends[chunk][0]
+                positions[:, row, at:end] = np.arange(ends[chunk][1], ends[chunk][1] + len(tokens))
+                predict.extend(range(row * length + at + first - 1, row * length + end - 1))
+                target.extend(tokens[first:])
+                owner.extend([len(kinds)] * (len(tokens) - first))
+                kinds.append(kind)
+                at = end
+        arrays = dict(ids=ids, positions=positions, branch=branch, limit=limit)
+        arrays |= dict(predict=np.array(predict), target=np.array(target), owner=np.array(owner))
+        return {k: torch.from_numpy(v) for k, v in arrays.items()} | {"kinds": kinds}
+
+
+def draw_branches(rng: random.Random, scenes: list[tuple[str, int]], per_chunk: int, count: int) -> list[tuple]:
+    """Random questions about a stream: [(chunk index, kind, question, answer)]. scenes: (text, colour index or -1) of each
+    temporal grid, `per_chunk` of them to a chunk."""
+    chunks, branches = len(scenes) // per_chunk, []
+    names = list(synthetic.COLORS)
+    for _ in range(count):
+        chunk = rng.randrange(chunks) if rng.random() < 0.7 else chunks - 1
+        seen = [synthetic.Scene(text, names[c] if c >= 0 else None, "", "", 0) for text, c in scenes[: (chunk + 1) * per_chunk]]
+        kind = rng.choices(["now", "title", "card", "summary"], [0.36, 0.22, 0.34, 0.08])[0]
+        color = None
+        if kind == "card":
+            shown = sorted({s.color for s in seen if s.color})
+            color = rng.choice(shown) if shown and rng.random() < 0.85 else rng.choice(names)
+        branches.append((chunk, kind, draw_question(rng, kind, color), synthetic.answer(seen, kind, color)))
+    return branches
+
+
+def draw_question(rng: random.Random, kind: str, color: str | None) -> str:
+    asked = synthetic.QUESTIONS[kind]
+    return (asked[0] if rng.random() < 0.6 else rng.choice(asked)).format(color=color)
+
+
+def draw_batch(packer: Packer, ring: Ring, grid, chunks: int, per_chunk: int, count: int, questions: int, rng, max_text=None):
+    """A batch of `count` streams of `chunks` chunks from the ring: its arrays, and the clips' indices [count * grids]."""
+    usable = np.arange(ring.size)
+    if max_text is not None:
+        usable = usable[ring.lengths[: ring.size] <= max_text]
+    grids = chunks * per_chunk
+    picks = usable[np.random.default_rng(rng.getrandbits(32)).integers(0, len(usable), (count, grids))]
+    step = 2 if per_chunk == 1 else rng.choice([2, 2, 2, 1, 4])
+    prefix = packer.prefix(grid, chunks, per_chunk, step)
+    streams = []
+    for row in picks:
+        while grids > 1 and not ring.texts[row[0]]:  # a title is never blank
+            row[0] = rng.choice(usable)
+        scenes = [(ring.texts[i], int(ring.colors[i])) for i in row]
+        if questions == 1:
+            last = scenes[-1][0] or synthetic.BLANK_ANSWER
+            branches = [(chunks - 1, "now", draw_question(rng, "now", None), last)]
+        else:
+            branches = draw_branches(rng, scenes, per_chunk, questions)
+        streams.append(dict(prefix=prefix, branches=branches))
+    tail = 112 if questions == 1 else 80 * questions + 80
+    length = -(-(len(prefix[0]) + tail) // 16) * 16
+    return packer.batch(streams, length - len(prefix[0])), torch.from_numpy(picks.reshape(-1))
+
+
+# -------------------------------------------------------------------------------------------------- batched forward
+
+
+def rotate(x, cos, sin):
+    half = x.shape[-1] // 2
+    return (x.float() * cos + torch.cat([-x[..., half:], x[..., :half]], -1).float() * sin).to(x.dtype)
+
+
+def vision_block(block, hidden, cos, sin, mask, heads: int):
+    """A block of the vision tower for equal grids: hidden [N, patches, d], mask bool [patches, patches] or None."""
+    n, patches, d = hidden.shape
+    q, k, v = block.attn.qkv(block.norm1(hidden)).view(n, patches, 3, heads, d // heads).permute(2, 0, 3, 1, 4)
+    mixed = F.scaled_dot_product_attention(rotate(q, cos, sin), rotate(k, cos, sin), v, attn_mask=mask)
+    hidden = hidden + block.attn.proj(mixed.transpose(1, 2).reshape(n, patches, d))
+    return hidden + block.mlp(block.norm2(hidden))
+
+
+def text_block(layer, hidden, cos, sin, mask, heads: int, kv_heads: int):
+    """A layer of the language model: hidden [B, L, d], mask bool [B, 1, L, L]."""
+    batch, length, d = hidden.shape
+    attention, x = layer.self_attn, layer.input_layernorm(hidden)
+    q = attention.q_proj(x).view(batch, length, heads, -1).transpose(1, 2)
+    k = attention.k_proj(x).view(batch, length, kv_heads, -1).transpose(1, 2)
+    v = attention.v_proj(x).view(batch, length, kv_heads, -1).transpose(1, 2)
+    q, k = rotate(q, cos, sin), rotate(k, cos, sin).repeat_interleave(heads // kv_heads, 1)
+    mixed = F.scaled_dot_product_attention(q, k, v.repeat_interleave(heads // kv_heads, 1), attn_mask=mask)
+    hidden = hidden + attention.o_proj(mixed.transpose(1, 2).reshape(batch, length, d))
+    return hidden + layer.mlp(layer.post_attention_layernorm(hidden))
+
+
+class Trainer(nn.Module):
+    """The model's forward for batches of equal grids and branch masks; `check_forward` compares it with transformers'."""
+
+    def __init__(self, model, device):
+        super().__init__()
+        self.model, self.device, self.tables = model.to(device), device, {}
+        self.vision_block, self.text_block = vision_block, text_block
+        settings = image_processor()
+        self.mean = torch.tensor(settings.image_mean, device=device).view(1, 1, 3, 1, 1)
+        self.std = torch.tensor(settings.image_std, device=device).view(1, 1, 3, 1, 1)
+
+    def compile(self) -> None:
+        """One compilation each, shared by all layers (their weights are inputs)."""
+        import torch._dynamo
+
+        torch._dynamo.config.recompile_limit = 64
+        self.vision_block = torch.compile(vision_block, dynamic=True)
+        self.text_block = torch.compile(text_block, dynamic=True)
+
+    def patches(self, clips: torch.Tensor, augment: bool) -> torch.Tensor:
+        """uint8 [N, 2, H, W, 3] -> normalised patches [N, patches, 1176]; augment: small random gain, offset and noise."""
+        n, _, height, width, _ = clips.shape
+        pixels = clips.permute(0, 1, 4, 2, 3).float()
+        if augment:
+            shape = (n, 1, 1, 1, 1)
+            gain = torch.empty(shape, device=self.device).uniform_(0.88, 1.12)
+            offset = torch.empty(shape, device=self.device).uniform_(-10, 10)
+            noise = torch.randn_like(pixels) * torch.empty(shape, device=self.device).uniform_(0, 2.5)
+            pixels = (pixels * gain + offset + noise).clamp(0, 255)
+        pixels = (pixels / 255 - self.mean) / self.std
+        rows, columns = height // CELL, width // CELL
+        cells = pixels.view(n, 2, 3, rows, MERGE, PATCH, columns, MERGE, PATCH)
+        return cells.permute(0, 3, 6, 4, 7, 2, 1, 5, 8).reshape(n, rows * columns * 4, -1)
+
+    def vision_tables(self, grid: tuple[int, int]):
+        """cos, sin [1, 1, patches, head dim] and the window mask [patches, patches] of a grid, patches in cell order."""
+        if grid not in self.tables:
+            from transformers.vision_utils import get_vision_position_ids
+
+            visual = self.model.model.visual
+            thw = torch.tensor([[1, grid[0] * MERGE, grid[1] * MERGE]])
+            positions = get_vision_position_ids(thw, MERGE).to(self.device)
+            cos, sin = visual.rotary_pos_emb(torch.zeros(1, device=self.device), positions)
+            side = visual.window_size // CELL
+            row, column = (
+                torch.arange(grid[0] * grid[1]).div(grid[1], rounding_mode="floor"),
+                torch.arange(grid[0] * grid[1]) % grid[1],
+            )
+            window = (row // side * 100 + column // side).repeat_interleave(4).to(self.device)
+            self.tables[grid] = cos.float()[None, None], sin.float()[None, None], window[:, None] == window[None]
+        return self.tables[grid]
+
+    def vision(self, patches: torch.Tensor, grid: tuple[int, int]) -> torch.Tensor:
+        """Patches [N, patches, 1176] -> features [N, cells, hidden]."""
+        visual = self.model.model.visual
+        cos, sin, mask = self.vision_tables(grid)
+        hidden = F.linear(patches, visual.patch_embed.proj.weight.flatten(1))
+        for index, block in enumerate(visual.blocks):
+            full = index in visual.fullatt_block_indexes
+            hidden = self.vision_block(block, hidden, cos, sin, None if full else mask, visual.config.num_heads)
+        return visual.merger(hidden.reshape(-1, hidden.shape[-1])).view(len(patches), grid[0] * grid[1], -1)
+
+    def forward(self, clips, grid, batch, augment: bool = False):
+        """Logits [n, vocabulary] of the batch's answer tokens."""
+        language = self.model.model.language_model
+        embedded = language.embed_tokens(batch["ids"])
+        features = self.vision(self.patches(clips, augment), grid)
+        is_video = (batch["ids"] == self.model.config.video_token_id)[..., None]
+        hidden = embedded.masked_scatter(is_video, features.to(embedded.dtype))
+        branch, limit, order = batch["branch"], batch["limit"], torch.arange(hidden.shape[1], device=self.device)
+        same = branch[:, :, None] == branch[:, None]
+        visible = (branch[:, None] == 0) & (order[None, None] < limit[:, :, None])
+        mask = ((order[:, None] >= order[None]) & (same | visible))[:, None]
+        cos, sin = (x.float()[:, None] for x in language.rotary_emb(hidden.float(), batch["positions"]))
+        heads, kv_heads = language.config.num_attention_heads, language.config.num_key_value_heads
+        for layer in language.layers:
+            hidden = self.text_block(layer, hidden, cos, sin, mask, heads, kv_heads)
+        return self.model.lm_head(language.norm(hidden.flatten(0, 1)[batch["predict"]]))
+
+
+@torch.no_grad()
+def check_forward(trainer: Trainer, packer: Packer) -> float:
+    """Largest difference between our logits and transformers' own forward, fp32, on a stream of 3 chunks and 2 branches."""
+    grid, per_chunk, device = (5, 10), 2, trainer.device
+    generator = np.random.default_rng(0)
+    clips = torch.from_numpy(generator.integers(0, 256, (6, 2, 140, 280, 3)).astype(np.uint8)).to(device)
+    asked = [(1, "now", "Read the text on screen.", "abc"), (2, "title", "What is the title of this video?", "Hello, you")]
+    prefix = packer.prefix(grid, 3, per_chunk, 2)
+    batch = to_device(packer.batch([dict(prefix=prefix, branches=asked)], 128), device)
+    ours, worst = trainer(clips, grid, batch), 0.0
+    model, patches = trainer.model.eval(), trainer.patches(clips, False)
+    for number, (chunk, _, question, answer) in enumerate(asked):
+        tokens, first = packer.branch(question, answer)
+        end = prefix[2][chunk][0]
+        ids = torch.tensor([[*prefix[0][:end], *tokens]], device=device)
+        grids = torch.tensor([[per_chunk, 10, 20]] * (chunk + 1), device=device)
+        theirs = model(
+            input_ids=ids,
+            mm_token_type_ids=(ids == packer.video).int() * 2,
+            pixel_values_videos=patches[: (chunk + 1) * per_chunk].reshape(-1, 1176),
+            video_grid_thw=grids,
+            second_per_grid_ts=torch.ones(chunk + 1, device=device),
+        ).logits[0, end + first - 1 : -1]
+        mine = ours[batch["owner"] == number]
+        worst = max(worst, (mine - theirs).abs().max().item())
+    return worst
+
+
+def to_device(batch: dict, device) -> dict:
+    return {k: v.to(device, non_blocking=True) if torch.is_tensor(v) else v for k, v in batch.items()}
+
+
+# --------------------------------------------------------------------------------------------------------- training
+
+
+def learning_rate(step: int, share: float, peak: float = 1.2e-3) -> float:
+    """Warm-up over 300 steps, then half a cosine over the share 0..1 of the time, down to 1%."""
+    return peak * min(1, (step + 1) / 300) * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * min(1, share))))
+
+
+def plan(rng: random.Random, share: float, clips: int, first_stage: float) -> dict:
+    """What the next batch holds, by the share of the time that is over: single chunks first, then streams as well."""
+    if share < first_stage:
+        grid = GRIDS[0] if share < 0.15 or rng.random() < 0.6 else rng.choice(GRIDS[1:])
+        longest = None if share > 0.12 else 6 + round(share / 0.12 * 43)
+        return dict(grid=grid, chunks=1, per_chunk=1, count=clips, questions=1, max_text=longest)
+    grid = GRIDS[0] if rng.random() < 0.65 else rng.choice(GRIDS[1:])
+    if rng.random() < 0.25:
+        return dict(grid=grid, chunks=1, per_chunk=1, count=clips, questions=1)
+    if rng.random() < 0.15:
+        chunks = rng.choice([1, 2, 4, 8])
+        return dict(grid=grid, chunks=chunks, per_chunk=2, count=max(1, clips // (2 * chunks)), questions=min(6, 2 + chunks))
+    chunks = rng.choice([2, 4, 8, 12, 16, 16])
+    return dict(grid=grid, chunks=chunks, per_chunk=1, count=max(1, clips // chunks), questions=min(8, 2 + chunks))
+
+
+def monitor(trainer: Trainer, packer: Packer, pool: Pool, clips: int) -> dict:
+    """Exact match by kind on held-out text in training fonts and layouts: single chunks, and streams of 16.
+
+    Gradients stay on, though unused: without them every block would be compiled once more."""
+    ring, rng, result = pool.held_out[GRIDS[0]], random.Random(1), {}
+    if ring.size < 96:
+        return result
+    for chunks, questions in ((1, 1), (16, 8)):
+        batch, picks = draw_batch(packer, ring, GRIDS[0], chunks, 1, max(1, clips // chunks), questions, rng)
+        batch = to_device(batch, trainer.device)
+        with torch.autocast(trainer.device.type, torch.bfloat16):
+            right = trainer(ring.clips[picks.to(trainer.device)], GRIDS[0], batch).argmax(-1) == batch["target"]
+        wrong = torch.zeros(len(batch["kinds"]), device=trainer.device).index_add_(0, batch["owner"], (~right).float())
+        exact, kinds = (wrong == 0).cpu().numpy(), np.array(batch["kinds"])
+        result[chunks] = {str(k): round(float(exact[kinds == k].mean()), 3) for k in np.unique(kinds)}
+    return result
+
+
+def train(
+    fonts: Path, out: Path, seconds: float, clips: int, workers: int, capacity: int, first_stage: float, initial: Path | None
+):
+    """Train for `seconds`, logging a JSON line every 100 steps to `out/log.jsonl`, and save a checkpoint every 3 minutes."""
+    import multiprocessing
+
+    started = time.time()
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    families = [
+        [str(fonts / face) for face in faces] for faces in json.loads((fonts / "fonts.json").read_text())["train"].values()
+    ]
+    blocks = Path("/dev/shm") / f"reader-{os.getpid()}"
+    blocks.mkdir()
+    context = multiprocessing.get_context("spawn")
+    base = random.SystemRandom().randrange(10**6) if initial else 0  # a continuation sees new clips
+    for number in range(workers):
+        context.Process(target=render_worker, args=(base + number, blocks, families), daemon=True).start()
+    tokenizer = build_tokenizer()
+    packer, model = Packer(tokenizer), build_model(tokenizer)
+    if initial:
+        model = type(model).from_pretrained(initial, dtype=torch.float32)
+    trainer = Trainer(model, device)
+    torch.backends.cuda.matmul.allow_tf32 = False
+    difference = check_forward(trainer, packer)
+    assert difference < 2e-3, f"the batched forward differs from transformers' by {difference}"
+    out.mkdir(parents=True, exist_ok=True)
+    log = open(out / "log.jsonl", "a", buffering=1)
+
+    def say(**values):
+        log.write(json.dumps(values) + "\n")
+        print(json.dumps(values), flush=True)
+
+    parameters = sum(p.numel() for p in model.parameters())
+    device_name = torch.cuda.get_device_name() if device.type == "cuda" else "cpu"
+    say(
+        parameters=parameters,
+        forward_difference=difference,
+        device=device_name,
+        seconds=seconds,
+        clips=clips,
+        torch=torch.__version__,
+    )
+    if device.type == "cuda":
+        trainer.compile()
+        torch.set_float32_matmul_precision("high")
+    pool = Pool(blocks, capacity, device)
+    optimizer = torch.optim.AdamW(model.parameters(), 1e-3, betas=(0.9, 0.98), weight_decay=0.02, fused=device.type == "cuda")
+    rng = random.Random(0)
+    while pool.train[GRIDS[0]].size < min(3000, capacity // 2):
+        time.sleep(0.2)
+    for chunks, grid in ((1, GRIDS[0]), (4, GRIDS[0])) if device.type == "cuda" else ():  # compile before the clock starts
+        batch, picks = draw_batch(packer, pool.train[grid], grid, chunks, 1, clips // chunks, 2 if chunks > 1 else 1, rng)
+        with torch.autocast(device.type, torch.bfloat16):
+            trainer(
+                pool.train[grid].clips[picks.to(device)], grid, to_device(batch, device), augment=True
+            ).float().mean().backward()
+        say(warm=round(time.time() - started, 1), rendered=pool.train[grid].added)
+    began, step, chunks_seen, answers, saved, watched, queue = time.time(), 0, 0, 0, time.time(), time.time(), []
+
+    def prepare():
+        while True:
+            share = (time.time() - began) / seconds
+            what = plan(rng, share, clips, first_stage)
+            ring = pool.train[what["grid"]]
+            if ring.size < 96:
+                what["grid"], ring = GRIDS[0], pool.train[GRIDS[0]]
+            batch, picks = draw_batch(packer, ring, rng=rng, **what)
+            while len(queue) > 3:
+                time.sleep(0.002)
+            queue.append((what, batch, picks))
+
+    for _ in range(1):
+        threading.Thread(target=prepare, daemon=True).start()
+    model.train()
+    while (share := (time.time() - began) / seconds) < 1:
+        while not queue:
+            time.sleep(0.001)
+        what, batch, picks = queue.pop(0)
+        batch = to_device(batch, device)
+        for group in optimizer.param_groups:
+            group["lr"] = learning_rate(step, share)
+        with torch.autocast(device.type, torch.bfloat16):
+            logits = trainer(pool.train[what["grid"]].clips[picks.to(device)], what["grid"], batch, augment=True)
+        loss = F.cross_entropy(logits.float(), batch["target"])
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        step, chunks_seen, answers = step + 1, chunks_seen + len(picks), answers + len(batch["kinds"])
+        if step % 100 == 0 or step == 1:
+            rendered = sum(r.added for r in pool.train.values())
+            progress = dict(s=round(time.time() - began), step=step, chunks=chunks_seen, answers=answers, rendered=rendered)
+            say(**progress, stream=what["chunks"], loss=round(loss.item(), 4), queue=len(queue))
+        if time.time() - watched > 45:
+            watched = time.time()
+            say(s=round(time.time() - began), held_out_text=monitor(trainer, packer, pool, min(1024, clips)))
+        if time.time() - saved > 180:
+            saved = time.time()
+            save_checkpoint(model, tokenizer, out)
+    say(
+        s=round(time.time() - began),
+        step=step,
+        chunks=chunks_seen,
+        answers=answers,
+        final=monitor(trainer, packer, pool, min(2048, 2 * clips)),
+    )
+    if device.type == "cuda":
+        say(peak_gib=round(torch.cuda.max_memory_allocated() / 2**30, 1))
+    save_checkpoint(model, tokenizer, out)
+    say(done=True)
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("fonts", type=Path, help="the folder that collect_fonts.py wrote")
+    parser.add_argument("out", type=Path, help="where the checkpoint goes")
+    parser.add_argument("--seconds", type=float, default=1080)
+    parser.add_argument("--clips", type=int, default=1024, help="chunks in a batch")
+    parser.add_argument("--workers", type=int, default=15, help="rendering processes")
+    parser.add_argument("--capacity", type=int, default=250_000, help="clips kept on the GPU at the default resolution")
+    parser.add_argument("--first-stage", type=float, default=0.38, help="share of the time on single chunks")
+    parser.add_argument("--initial", type=Path, help="continue from this checkpoint")
+    train(**vars(parser.parse_args()))
