@@ -14,7 +14,7 @@ import tempfile
 import time
 
 import torch
-from transformers import Qwen2_5_VLConfig
+from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
 
 from kvlib import EvictionConfig, StreamQwenModel, VideoStreamingInference, load_processor, paths
 
@@ -49,7 +49,7 @@ def write_checkpoint(shapes: str, path: str, processor) -> None:
     )  # fmt: skip
     torch.set_default_dtype(torch.bfloat16)
     with torch.device("cuda"):
-        model = StreamQwenModel(config)
+        model = Qwen2_5_VLForConditionalGeneration(config)
     torch.set_default_dtype(torch.float32)
     model.save_pretrained(path)
     processor.tokenizer.save_pretrained(path)

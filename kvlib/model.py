@@ -9,19 +9,30 @@ from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLIm
 ARCHITECTURE = "qwen2_5_vl"
 
 
-class StreamQwenModel(Qwen2_5_VLForConditionalGeneration):
-    """transformers' Qwen2.5-VL, unchanged; loading refuses checkpoints of another architecture."""
+class StreamQwenModel:
+    """Loads transformers' own Qwen2.5-VL, unchanged.
 
-    @classmethod
-    def from_pretrained(cls, path, *args, **kwargs):
+    Not a subclass: transformers renames the tensors of published checkpoints (`visual...`, `model.layers...`) for its own
+    classes only, and would leave a subclass with random weights and a warning.
+    """
+
+    @staticmethod
+    def from_pretrained(path, *args, **kwargs) -> Qwen2_5_VLForConditionalGeneration:
         """As in transformers; `torch_dtype` is accepted for `dtype`.
 
-        Raises FileNotFoundError when nothing can be loaded from `path`, ValueError when it holds another architecture.
+        Raises FileNotFoundError when nothing can be loaded from `path`, ValueError when it holds another architecture or
+        lacks some of the model's tensors.
         """
         if "torch_dtype" in kwargs:
             kwargs["dtype"] = kwargs.pop("torch_dtype")
         check_architecture(path)
-        return super().from_pretrained(path, *args, **kwargs)
+        model, info = Qwen2_5_VLForConditionalGeneration.from_pretrained(path, *args, output_loading_info=True, **kwargs)
+        if missing := sorted(info["missing_keys"]):
+            raise ValueError(
+                f"the checkpoint at {str(path)!r} lacks {len(missing)} of the model's tensors, {missing[0]!r} for one: it is "
+                "damaged or incomplete, fetch it again"
+            )
+        return model
 
 
 @dataclass(frozen=True)

@@ -3,10 +3,10 @@
 import pytest
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
-from transformers import PreTrainedTokenizerFast, Qwen2_5_VLConfig
+from transformers import PreTrainedTokenizerFast, Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 
-from kvlib import StreamQwenModel, VideoStreamingInference
+from kvlib import VideoStreamingInference
 from kvlib.model import Processor
 
 SPECIAL = ["<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|vision_start|>", "<|vision_end|>", "<|video_pad|>"]
@@ -41,7 +41,7 @@ def model(processor):
         video_token_id=ids["<|video_pad|>"], vision_start_token_id=ids["<|vision_start|>"],
         vision_end_token_id=ids["<|vision_end|>"], tie_word_embeddings=True,
     )  # fmt: skip
-    made = StreamQwenModel(config).eval()
+    made = Qwen2_5_VLForConditionalGeneration(config).eval()
     for parameter in made.parameters():  # larger than the usual initialisation, so that attention is far from uniform
         if parameter.ndim > 1:
             torch.nn.init.normal_(parameter, std=0.12)

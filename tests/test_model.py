@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from transformers import Qwen2Config, Qwen2ForCausalLM
 
 from kvlib import StreamQwenModel, VideoStreamingInference, load_processor
@@ -33,6 +34,23 @@ def test_loaded_weights_and_settings_are_the_saved_ones(checkpoint, model, proce
         assert torch.equal(loaded.state_dict()[name], value), name
     settings = load_processor(checkpoint).image_processor
     assert settings.size["longest_edge"] == processor.image_processor.size["longest_edge"]
+
+
+def test_a_checkpoint_has_the_published_names_of_tensors(checkpoint):
+    """Those of Qwen's own files, which transformers renames while loading: the path that real weights take."""
+    names = load_file(checkpoint / "model.safetensors")
+    assert "visual.patch_embed.proj.weight" in names
+    assert "model.layers.0.self_attn.q_proj.weight" in names
+
+
+def test_a_checkpoint_without_some_tensors_is_refused(checkpoint, tmp_path):
+    for file in checkpoint.iterdir():
+        (tmp_path / file.name).write_bytes(file.read_bytes())
+    tensors = load_file(tmp_path / "model.safetensors")
+    del tensors["model.layers.1.mlp.up_proj.weight"]
+    save_file(tensors, tmp_path / "model.safetensors", {"format": "pt"})
+    with pytest.raises(ValueError, match=r"lacks 1 .*layers\.1\.mlp\.up_proj"):
+        StreamQwenModel.from_pretrained(tmp_path)
 
 
 def test_layers_spread_by_a_device_map_stream_alike(checkpoint, frames):
