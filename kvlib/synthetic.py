@@ -17,6 +17,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 MAX_LINE = 24  # characters in a line
+OUTLINED = 0.12  # share of training scenes whose letters have an outline
 BLANK_ANSWER = "No text visible"
 
 COLORS = {  # name -> RGB of the card's background
@@ -152,12 +153,17 @@ def summary(title: str, last: str) -> str:
 
 def render(scene: Scene, width: int, height: int, frames: int = 1) -> np.ndarray:
     """The scene as uint8 RGB [frames, height, width, 3]; all frames are equal."""
+    return np.repeat(compose(scene, width, height)[0][None], frames, axis=0)
+
+
+def compose(scene: Scene, width: int, height: int) -> tuple[np.ndarray, np.ndarray]:
+    """The scene as uint8 RGB [height, width, 3], and the centres (x, y) in pixels of its text's characters: float
+    [len(scene.text), 2], newlines NaN."""
     rng = np.random.default_rng(scene.seed)
     picture = _background(scene, rng, width, height)
     image = Image.fromarray(picture.clip(0, 255).astype(np.uint8))
-    if scene.text:
-        _draw_text(image, scene, rng)
-    return np.repeat(np.asarray(image)[None], frames, axis=0)
+    centres = _draw_text(image, scene, rng) if scene.text else np.empty((0, 2))
+    return np.asarray(image), centres
 
 
 def write_video(path, frames: Iterable[np.ndarray], fps: float, crf: int = 23) -> None:
@@ -255,8 +261,9 @@ def _background(scene: Scene, rng: np.random.Generator, width: int, height: int)
     return base + (shade * strength)[..., None] * (60 + base)
 
 
-def _draw_text(image: Image.Image, scene: Scene, rng: np.random.Generator) -> None:
-    """Write the scene's lines onto the image, in a size that fits and a colour that can be read."""
+def _draw_text(image: Image.Image, scene: Scene, rng: np.random.Generator) -> np.ndarray:
+    """Write the scene's lines onto the image, in a size that fits and a colour that can be read; returns the characters'
+    centres."""
     lines = scene.text.split("\n")
     font = _fit_font(scene.font, lines, image.width, image.height, rng.uniform(0.10, 0.17))
     widths = [font.getlength(line) for line in lines]
@@ -273,18 +280,22 @@ def _draw_text(image: Image.Image, scene: Scene, rng: np.random.Generator) -> No
     brightness = np.asarray(image.crop(clipped).convert("L")).mean()
     level = rng.uniform(0, 45) if brightness > 128 else rng.uniform(210, 255)
     color = tuple(int(v) for v in (level + rng.uniform(-30, 30, 3)).clip(0, 255))
-    outline = scene.layout.endswith("outline")
     against = (0, 0, 0) if level > 128 else (255, 255, 255)
     shadows = rng.choice([0, 0, 1, 2, 3]) if scene.layout in TRAIN_LAYOUTS else 0
     offsets = rng.uniform(-1, 1, (shadows, 2)) * max(2, font.size / 12)
     shade = tuple(int(0.6 * a + 0.4 * brightness) for a in against) if shadows else None
-    drawing = ImageDraw.Draw(image)
+    outline = scene.layout.endswith("outline") or (scene.layout in TRAIN_LAYOUTS and rng.random() < OUTLINED)
+    drawing, centres = ImageDraw.Draw(image), []
     for number, (line, width) in enumerate(zip(lines, widths, strict=True)):
         at = (left + align * (max(widths) - width), top + number * pitch)
         for across, down in offsets:
             drawing.text((at[0] + across, at[1] + down), line, shade, font)
         stroke = max(1, round(font.size / 20)) if outline else 0
         drawing.text(at, line, color, font, stroke_width=stroke, stroke_fill=against)
+        edges = at[0] + np.array([font.getlength(line[:end]) for end in range(len(line) + 1)])
+        middle = at[1] + font.getmetrics()[0] - 0.3 * font.size  # between the baseline and the capitals' height
+        centres += [*zip((edges[:-1] + edges[1:]) / 2, [middle] * len(line), strict=True), (np.nan, np.nan)]
+    return np.array(centres[:-1])
 
 
 def _fit_font(path: str, lines: list[str], width: int, height: int, share: float) -> ImageFont.FreeTypeFont:
