@@ -35,8 +35,8 @@ GLYPHS, LONGEST = 95, 2 * synthetic.MAX_LINE + 1  # kinds of character, 0 for no
 CELL = PATCH * MERGE
 GRIDS = [(5, 10), (4, 8), (6, 10), (6, 12), (5, 9)]  # rows, columns of 28-pixel cells; the first is the default resolution
 WINDOW_CHUNKS = 16
-RAMP = 0.08  # share of the time over which texts grow to full length
-READS = 0.8  # exact share of held-out lines from which on streams are drawn too
+GLYPHS_ONLY, RAMP = 0.05, 0.12  # shares of the time: up to there glyphs alone; up to there texts grow to full length
+READS, LATEST = 0.6, 0.3  # streams are drawn too once so many held-out lines are exact, or so much of the time is over
 SYSTEM = "<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n"
 BEFORE, AFTER = "<|im_start|>user\n<|vision_start|>", "<|vision_end|><|im_end|>\n"
 SPECIAL_TOKENS = (
@@ -110,7 +110,7 @@ def build_model(tokenizer):
         text_config=dict(
             hidden_size=256,
             intermediate_size=704,
-            num_hidden_layers=6,
+            num_hidden_layers=5,
             num_attention_heads=4,
             num_key_value_heads=2,
             vocab_size=-(-len(tokenizer) // 16) * 16,
@@ -122,7 +122,7 @@ def build_model(tokenizer):
             rope_parameters={"rope_type": "default", "mrope_section": [8, 12, 12], "rope_theta": 1e4},
         ),
         vision_config=dict(
-            depth=5,
+            depth=7,
             hidden_size=192,
             intermediate_size=512,
             num_heads=4,
@@ -131,7 +131,7 @@ def build_model(tokenizer):
             spatial_merge_size=MERGE,
             temporal_patch_size=2,
             window_size=112,
-            fullatt_block_indexes=[1, 3],
+            fullatt_block_indexes=[1, 3, 5],
             out_hidden_size=256,
             tokens_per_second=2,
         ),
@@ -416,12 +416,15 @@ def draw_question(rng: random.Random, kind: str, color: str | None) -> str:
 
 
 def draw_batch(packer: Packer, ring: Ring, grid, chunks: int, per_chunk: int, count: int, questions: int, rng, max_text=None):
-    """A batch of `count` streams of `chunks` chunks from the ring: its arrays, and the clips' indices [count * grids]."""
+    """A batch of `count` streams of `chunks` chunks from the ring: its arrays (none without `questions`), and the clips'
+    indices [count * grids]."""
     usable = ring.usable()
     if max_text is not None:
         usable = usable[ring.lengths[usable] <= max_text]
     grids = chunks * per_chunk
     picks = usable[np.random.default_rng(rng.getrandbits(32)).integers(0, len(usable), (count, grids))]
+    if not questions:
+        return {"kinds": []}, torch.from_numpy(picks.reshape(-1))
     step = 2 if per_chunk == 1 else rng.choice([2, 2, 2, 1, 4])
     prefix = packer.prefix(grid, chunks, per_chunk, step)
     streams = []
@@ -597,15 +600,17 @@ class Trainer(nn.Module):
         losses[2] = losses[2] * shown.flatten()
         return sum((loss * weight).sum() for loss in losses)
 
-    def forward(self, clips, grid, batch, glyphs: torch.Tensor | None = None):
-        """Logits [n, vocabulary] of the batch's answer tokens; in training, with `glyphs`, from augmented clips and together
-        with `glyph_loss`."""
+    def learn_glyphs(self, clips, grid, glyphs: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Features of augmented clips, and their `glyph_loss`."""
+        with torch.no_grad():
+            clips, theta = self.augment(clips)
+        features = self.vision(self.patches(clips), grid)
+        return features, self.glyph_loss(features, glyphs, theta, grid)
+
+    def answer(self, features: torch.Tensor, batch: dict) -> torch.Tensor:
+        """Logits [n, vocabulary] of the batch's answer tokens, given the features of its clips."""
         language = self.model.model.language_model
         embedded = language.embed_tokens(batch["ids"])
-        if glyphs is not None:
-            with torch.no_grad():
-                clips, theta = self.augment(clips)
-        features = self.vision(self.patches(clips), grid)
         is_video = (batch["ids"] == self.model.config.video_token_id)[..., None]
         hidden = embedded.masked_scatter(is_video, features.to(embedded.dtype))
         mask = branch_mask(batch["branch"], batch["limit"]) if batch["branched"] else None
@@ -613,8 +618,11 @@ class Trainer(nn.Module):
         heads, kv_heads = language.config.num_attention_heads, language.config.num_key_value_heads
         for layer in language.layers:
             hidden = self.text_block(layer, hidden, cos, sin, mask, heads, kv_heads)
-        logits = self.model.lm_head(language.norm(hidden.flatten(0, 1)[batch["predict"]]))
-        return logits if glyphs is None else (logits, self.glyph_loss(features, glyphs, theta, grid))
+        return self.model.lm_head(language.norm(hidden.flatten(0, 1)[batch["predict"]]))
+
+    def forward(self, clips, grid, batch: dict) -> torch.Tensor:
+        """Logits [n, vocabulary] of the batch's answer tokens, from the clips as they are."""
+        return self.answer(self.vision(self.patches(clips), grid), batch)
 
 
 @torch.no_grad()
@@ -685,10 +693,13 @@ def glyph_weight(share: float) -> float:
 def plan(rng: random.Random, share: float, clips: int, reads: bool) -> dict:
     """What the next batch holds, by the share of the time that is over: single chunks with ever longer texts, and streams as
     well once the reader `reads`."""
-    if share < RAMP and not reads:
-        return dict(grid=GRIDS[0], chunks=1, per_chunk=1, count=clips // 2, questions=1, max_text=6 + round(share / RAMP * 43))
     grid = GRIDS[0] if rng.random() < 0.65 else rng.choice(GRIDS[1:])
-    if not reads or rng.random() < 0.25:
+    if share < GLYPHS_ONLY and not reads:
+        return dict(grid=grid, chunks=1, per_chunk=1, count=clips, questions=0)
+    if share < RAMP and not reads:
+        longest = 6 + round((share - GLYPHS_ONLY) / (RAMP - GLYPHS_ONLY) * 43)
+        return dict(grid=GRIDS[0], chunks=1, per_chunk=1, count=clips // 2, questions=1, max_text=longest)
+    if not (reads or share > LATEST) or rng.random() < 0.25:
         return dict(grid=grid, chunks=1, per_chunk=1, count=clips, questions=1)
     if rng.random() < 0.15:
         chunks = rng.choice([1, 2, 4, 8])
@@ -764,16 +775,19 @@ def train(fonts: Path, out: Path, seconds: float, clips: int, workers: int, capa
         time.sleep(0.2)
 
     def losses(what: dict, batch: dict) -> tuple[torch.Tensor, torch.Tensor]:
+        """Of the answers, 0 when there are none, and of the glyphs."""
         ring = pool.train[what["grid"]]
         with torch.autocast(device.type, torch.bfloat16):
-            logits, glyphs = trainer(ring.clips[batch["picks"]], what["grid"], batch, ring.glyphs[batch["picks"]])
-        return F.cross_entropy(logits.float(), batch["target"]), glyphs
+            features, glyph_loss = trainer.learn_glyphs(ring.clips[batch["picks"]], what["grid"], ring.glyphs[batch["picks"]])
+            if not what["questions"]:
+                return torch.zeros((), device=device), glyph_loss
+            logits = trainer.answer(features, batch)
+        return F.cross_entropy(logits.float(), batch["target"]), glyph_loss
 
     def draw(what: dict) -> tuple[dict, dict]:
-        ring = pool.train[what["grid"]]
-        if ring.size < 96:
-            what["grid"], ring = GRIDS[0], pool.train[GRIDS[0]]
-        batch, picks = draw_batch(packer, ring, rng=rng, **what)
+        if pool.train[what["grid"]].size < 96:
+            what["grid"] = GRIDS[0]
+        batch, picks = draw_batch(packer, pool.train[what["grid"]], rng=rng, **what)
         return what, upload(batch | {"picks": picks})
 
     for chunks in (1, 4) if device.type == "cuda" else ():  # compile before the clock starts

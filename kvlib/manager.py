@@ -101,10 +101,10 @@ class KVCacheManager:
             self.evictor.load_state(snapshot.evictor)
 
     def fingerprint(self) -> str:
-        """SHA-256 of every stored key and value, where they lie, and of every record and counter; equal means untouched."""
+        """SHA-256 of every stored key and value and of every record and counter; equal means untouched."""
         digest = hashlib.sha256()
         for layer in self.cache.layers:
-            digest.update(repr((layer.start, layer.stop, layer.capacity)).encode())
+            digest.update(repr(layer.get_seq_length()).encode())
             for tensor in (layer.keys, layer.values, layer.kept_sink):
                 if tensor is not None:
                     digest.update(tensor.contiguous().view(torch.uint8).cpu().numpy())

@@ -55,7 +55,7 @@ QUESTIONS = {  # kind -> phrasings; the first is the one that the workbook uses
     ],
 }
 
-TRAIN_LAYOUTS = ("flat", "gradient", "noise", "stripes", "vignette", "panel")
+TRAIN_LAYOUTS = ("flat", "gradient", "noise", "stripes", "vignette", "panel", "bars", "shapes", "texture")
 HELD_OUT_LAYOUTS = ("subtitle_band", "diagonal_outline", "checker_outline")
 
 WORDS = (
@@ -242,11 +242,16 @@ def _background(scene: Scene, rng: np.random.Generator, width: int, height: int)
     elif scene.layout in ("gradient", "panel"):
         shade = slope
     elif scene.layout == "noise":
-        coarse = rng.uniform(0, 255, (rng.integers(2, 6), rng.integers(3, 9))).astype(np.uint8)
-        smooth = Image.fromarray(coarse).resize((width, height), Image.Resampling.BICUBIC)
-        shade = np.asarray(smooth) / 127.5 - 1
+        shade = _enlarge(rng.uniform(-127.5, 127.5, (rng.integers(2, 6), rng.integers(3, 9))), width, height) / 127.5
     elif scene.layout == "stripes":
         shade = 0.5 * np.sin(2 * np.pi * rng.uniform(2, 12) * (x if rng.random() < 0.5 else y))
+    elif scene.layout == "bars":
+        shade = np.sign(np.sin(2 * np.pi * rng.uniform(1, 8) * (slope + 0.1 * rng.uniform(-1, 1) * np.sin(6 * x))))
+    elif scene.layout == "shapes":
+        shade = _shapes(rng, width, height)
+    elif scene.layout == "texture":
+        octaves = [rng.normal(0, 60, (2**k, 2**k + 1)) for k in range(1, 7)]
+        shade = sum(_enlarge(octave, width, height) for octave in octaves) / 200
     elif scene.layout == "vignette":
         shade = 0.7 - 2 * ((x - 0.5) ** 2 + (y - 0.5) ** 2)
     elif scene.layout == "subtitle_band":
@@ -259,6 +264,29 @@ def _background(scene: Scene, rng: np.random.Generator, width: int, height: int)
     else:
         raise ValueError(f"layout={scene.layout!r}: give one of {TRAIN_LAYOUTS + HELD_OUT_LAYOUTS}")
     return base + (shade * strength)[..., None] * (60 + base)
+
+
+def _enlarge(coarse: np.ndarray, width: int, height: int) -> np.ndarray:
+    """Values of -128 to 127, bicubic to [height, width]."""
+    picture = Image.fromarray((coarse + 127.5).clip(0, 255).astype(np.uint8))
+    return np.asarray(picture.resize((width, height), Image.Resampling.BICUBIC)) - 127.5
+
+
+def _shapes(rng: np.random.Generator, width: int, height: int) -> np.ndarray:
+    """Two to nine overlapping rectangles, ellipses and triangles with hard edges: shades from -1 to 1 [height, width]."""
+    picture = Image.new("L", (width, height), int(rng.uniform(60, 195)))
+    drawing = ImageDraw.Draw(picture)
+    for _ in range(rng.integers(2, 10)):
+        corners = rng.uniform(-0.2, 1.2, (3, 2)) * (width, height)
+        box = [tuple(corners[:2].min(0)), tuple(corners[:2].max(0))]
+        level, kind = int(rng.uniform(0, 255)), rng.integers(3)
+        if kind == 0:
+            drawing.rectangle(box, level)
+        elif kind == 1:
+            drawing.ellipse(box, level)
+        else:
+            drawing.polygon([tuple(corner) for corner in corners], level)
+    return np.asarray(picture) / 127.5 - 1
 
 
 def _draw_text(image: Image.Image, scene: Scene, rng: np.random.Generator) -> np.ndarray:
