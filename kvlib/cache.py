@@ -5,11 +5,29 @@ Evicting a stretch moves the smaller of the two sides over the gap: for a sink a
 costs O(sink). The free space that collects before `start` is won back by one move to the front when the end is reached.
 """
 
+from collections.abc import Sequence
+from dataclasses import dataclass
+
 import torch
 from transformers.cache_utils import Cache, CacheLayerMixin
 
+from kvlib.positions import apply_rope, rotate_keys, undo_rope
+
 MOVE_BLOCK = 4096  # tokens copied at a time when stretches overlap; bounds the temporary memory of a move
 GROWTH = 1.25  # factor by which an unbounded layer grows; layers grow one by one, so the peak is one layer's copy
+
+
+@dataclass(frozen=True)
+class ChunkSpan:
+    """One remembered chunk: its tokens in the cache, its positions [start, stop) now, the `origin` where it started when its
+    keys were computed, and the `score` that a policy may have given it."""
+
+    index: int
+    tokens: int
+    start: int
+    stop: int
+    origin: int
+    score: float = 0.0
 
 
 class StreamLayer(CacheLayerMixin):
@@ -24,7 +42,8 @@ class StreamLayer(CacheLayerMixin):
     def __init__(self, capacity: int):
         super().__init__()
         self.capacity, self.start, self.stop = capacity, 0, 0
-        self.kept_sink: torch.Tensor | None = None  # the sink's keys before any remapping
+        self.originals: dict[int, torch.Tensor] = {}  # by chunk: keys as computed, of chunks that have been turned since
+        self.rope: tuple[torch.Tensor, torch.Tensor] | None = None  # of all tokens, when keys are stored un-rotated
 
     def lazy_initialization(self, key_states: torch.Tensor, value_states: torch.Tensor) -> None:
         shape = (*key_states.shape[:2], self.capacity, key_states.shape[-1])
@@ -33,15 +52,22 @@ class StreamLayer(CacheLayerMixin):
         self.is_initialized = True
 
     def update(self, key_states: torch.Tensor, value_states: torch.Tensor, *args, **kwargs):
-        """Append [1, KV heads, n, head dim] keys and values; returns the views of everything stored."""
+        """Append [1, KV heads, n, head dim] keys and values; returns everything stored, as views.
+
+        With `rope` set (cos and sin [all tokens, head dim], the new ones last) keys are stored without rotation, and the
+        returned keys are a rotated copy.
+        """
         new = key_states.shape[-2]
         self.reserve(new)
         if not self.is_initialized:
             self.lazy_initialization(key_states, value_states)
+        if self.rope is not None:
+            cos, sin = (part.to(key_states.device) for part in self.rope)
+            key_states = undo_rope(key_states, cos[-new:], sin[-new:])
         self._keys[:, :, self.stop : self.stop + new] = key_states
         self._values[:, :, self.stop : self.stop + new] = value_states
         self._set(self.start, self.stop + new)
-        return self.keys, self.values
+        return (self.keys if self.rope is None else apply_rope(self.keys, cos, sin)), self.values
 
     def reserve(self, new: int) -> None:
         """Make room for `new` more tokens: move to the front of the buffer, or grow it. Stored values do not change."""
@@ -66,6 +92,14 @@ class StreamLayer(CacheLayerMixin):
             self._move(self.start + last, self.start + first, tail)
             self._set(self.start, self.stop - gap)
 
+    def turn(self, first: int, chunk: ChunkSpan, shift: int, inverse_frequencies: torch.Tensor) -> None:
+        """Turn the keys of `chunk`, stored from token `first` on, to `shift` positions past where they were computed: always
+        from the original keys, so that nothing drifts however often it happens."""
+        keys = self.keys[:, :, first : first + chunk.tokens]
+        if chunk.index not in self.originals:
+            self.originals[chunk.index] = keys.clone()
+        keys.copy_(rotate_keys(self.originals[chunk.index], shift, inverse_frequencies))
+
     def truncate(self, length: int) -> None:
         """Forget everything behind the first `length` stored tokens; nothing is copied."""
         if self.is_initialized:
@@ -81,12 +115,12 @@ class StreamLayer(CacheLayerMixin):
         return self.get_seq_length() + query_length, 0
 
     def nbytes(self) -> int:
-        """Bytes of device memory that the layer holds: the whole buffers, filled or not, and the kept sink."""
-        held = (self._keys, self._values, self.kept_sink) if self.is_initialized else ()
-        return sum(tensor.nbytes for tensor in held if tensor is not None)
+        """Bytes of device memory that the layer holds: the whole buffers, filled or not, and the originals of turned keys."""
+        held = (self._keys, self._values, *self.originals.values()) if self.is_initialized else ()
+        return sum(tensor.nbytes for tensor in held)
 
     def reset(self) -> None:
-        self.kept_sink = None
+        self.originals = {}
         self._set(0, 0)
 
     def _set(self, start: int, stop: int) -> None:
@@ -134,7 +168,30 @@ class StreamCache(Cache):
         for layer in self.layers:
             layer.reserve(new)
 
-    def evict_range(self, first: int, last: int) -> None:
-        """Forget stored tokens `first` to `last` (exclusive) in every layer."""
+    def set_rope(self, cos: torch.Tensor, sin: torch.Tensor) -> None:
+        """Store the next keys without rotation; `cos` and `sin` [tokens, head dim] are of all tokens, the next ones last."""
         for layer in self.layers:
-            layer.evict_range(first, last)
+            layer.rope = cos, sin
+
+    def evict(self, chunks: Sequence[ChunkSpan], gone: set[int]) -> None:
+        """Forget those of the stored `chunks` whose place in the list is in `gone`, in every layer."""
+        last = sum(chunk.tokens for chunk in chunks)
+        run = 0  # tokens of the stretch of victims that ends at `last`
+        for place in reversed(range(-1, len(chunks))):
+            if place in gone:
+                run += chunks[place].tokens
+                continue
+            for layer in self.layers if run else ():
+                layer.evict_range(last - run, last)
+            last, run = last - run - (chunks[place].tokens if place >= 0 else 0), 0
+        for layer in self.layers:
+            layer.originals = {k: v for k, v in layer.originals.items() if k not in {chunks[place].index for place in gone}}
+
+    def turn(self, chunks: Sequence[ChunkSpan], starts: Sequence[int], inverse_frequencies: torch.Tensor) -> None:
+        """Turn the keys of the stored `chunks` to new `starts`, in every layer; chunks that stay where they are are not
+        touched."""
+        first = 0
+        for chunk, start in zip(chunks, starts, strict=True):
+            for layer in self.layers if start != chunk.start else ():
+                layer.turn(first, chunk, start - chunk.origin, inverse_frequencies)
+            first += chunk.tokens

@@ -1,19 +1,20 @@
-"""What to forget: sink + window over whole chunks, and where the survivors then stand.
+"""Forgetting within a budget: when room is needed, a policy chooses, and the survivors are put in their places.
 
 The sink is the whole first chunk (system turn and first frames), found from the real cache length after the first forward;
 StreamingLLM (arXiv:2309.17453) showed that the first tokens must stay, with a constant of 4. A chunk is never split, so a
 frame is either remembered or forgotten.
 """
 
-from dataclasses import dataclass, fields
+from collections.abc import Sequence
+from dataclasses import dataclass, fields, replace
 
 import torch
 
-from kvlib.cache import StreamCache
-from kvlib.positions import rotate_keys
+from kvlib.cache import ChunkSpan, StreamCache
+from kvlib.policies import POLICIES
 
-POLICIES = ("sink_window",)
-POSITION_MODES = ("keep", "remap")
+POSITION_MODES = ("keep", "remap", "compact", "unrotated")
+FAR = 2**17  # position from which on fp32 angles lose more than 0.01 rad; "remap" starts again at 0 there
 
 
 @dataclass(frozen=True)
@@ -23,9 +24,10 @@ class EvictionConfig:
     max_cache_tokens: the budget; the stream never holds more.
     sink_size: at least this many of the first tokens stay, rounded up to whole chunks; 0 = the first chunk.
     window_size: at most this many of the newest tokens stay; 0 = the budget less the sink.
-    policy: "sink_window".
-    position_mode: "keep" leaves the hole in the positions; "remap" moves the sink up to the window, so that the
-        survivors are contiguous.
+    policy: a name in `kvlib.policies.POLICIES`, or a policy such as `Importance("key_norm")`.
+    position_mode: "keep" leaves holes in the positions. The others make the survivors contiguous: "remap" turns the keys on
+        the smaller side of the holes, "compact" those behind them, so that positions begin at 0; "unrotated" stores keys
+        without RoPE and turns all of them in every forward, as StreamingLLM does.
     eviction_interval: evict at most once in so many chunks; each eviction then makes room for that many.
 
     Raises ValueError for sizes that cannot work and for unknown names.
@@ -34,7 +36,7 @@ class EvictionConfig:
     max_cache_tokens: int
     sink_size: int = 0
     window_size: int = 0
-    policy: str = "sink_window"
+    policy: object = "sink_window"
     position_mode: str = "keep"
     eviction_interval: int = 1
 
@@ -48,26 +50,21 @@ class EvictionConfig:
                 f"sink_size={self.sink_size} + window_size={self.window_size} exceed "
                 f"max_cache_tokens={self.max_cache_tokens}: raise the budget or lower one of them"
             )
-        for name, known in (("policy", POLICIES), ("position_mode", POSITION_MODES)):
-            if getattr(self, name) not in known:
-                raise ValueError(f"{name}={getattr(self, name)!r} is unknown: choose one of {', '.join(known)}")
+        if isinstance(self.policy, str) and self.policy not in POLICIES:
+            raise ValueError(f"policy={self.policy!r} is unknown: choose one of {', '.join(POLICIES)}")
+        if self.position_mode not in POSITION_MODES:
+            raise ValueError(f"position_mode={self.position_mode!r} is unknown: choose one of {', '.join(POSITION_MODES)}")
 
-
-@dataclass(frozen=True)
-class ChunkSpan:
-    """One remembered chunk: its tokens in the cache and its positions [start, stop)."""
-
-    index: int
-    tokens: int
-    start: int
-    stop: int
+    def make_policy(self):
+        """The policy itself."""
+        return POLICIES[self.policy]() if isinstance(self.policy, str) else self.policy
 
 
 @dataclass
 class KVCacheEvictor:
     """Decides which whole chunks go, removes them, and keeps count.
 
-    `inverse_frequencies`: the model's RoPE frequencies [head_dim / 2], needed by "remap" to turn the sink's keys.
+    `inverse_frequencies`: the model's RoPE frequencies [head_dim / 2], needed to turn keys.
     """
 
     config: EvictionConfig
@@ -76,11 +73,13 @@ class KVCacheEvictor:
     effective_window_size: int = 0
     total_evictions: int = 0
     total_tokens_evicted: int = 0
-    sink_shift: int = 0  # positions by which the sink stands later than it was computed
     _first_chunk_recorded: bool = False
     _sink_chunks: int = 0
     _chunks_seen: int = 0
     _avg_chunk_tokens: float = 0.0
+
+    def __post_init__(self):
+        self.policy = self.config.make_policy()
 
     def set_first_chunk_info(self, tokens: int) -> None:
         """Record the first chunk, `tokens` = cache length after its forward: it is the sink."""
@@ -115,30 +114,61 @@ class KVCacheEvictor:
                 f"least {self.effective_sink_size + incoming}, or use fewer or smaller frames per chunk"
             )
 
-    def evict(self, cache: StreamCache, chunks: list[ChunkSpan], incoming: int) -> list[ChunkSpan]:
-        """Make room for `incoming` tokens: forget the oldest chunks behind the sink; returns the chunks that stay.
+    def score(self, cache: StreamCache, chunks: Sequence[ChunkSpan]) -> float:
+        """The policy's score of the newest chunk; 0 when it does not score."""
+        if not hasattr(self.policy, "score"):
+            return 0.0
+        rotated = self.config.position_mode != "unrotated"  # keys that are not need no turning before they are compared
+        return self.policy.score(cache, chunks, self.inverse_frequencies * rotated)
+
+    def evict(self, cache: StreamCache, chunks: Sequence[ChunkSpan], incoming: int) -> list[ChunkSpan]:
+        """Make room for `incoming` tokens: forget the policy's victims; returns the chunks that stay, where they now stand.
 
         With `eviction_interval` k room is made for k such chunks, as far as the newest chunk can stay.
         Raises ValueError (see `check_fits`) before anything is changed.
         """
         self.check_fits(incoming)
-        sink, rest = chunks[: self._sink_chunks], chunks[self._sink_chunks :]
-        stored = sum(chunk.tokens for chunk in chunks)
-        wanted, gone = incoming * self.config.eviction_interval, 0
-        while rest and (stored + incoming > self.limit or (stored + wanted > self.limit and len(rest) > 1)):
-            stored -= rest[0].tokens
-            gone += rest[0].tokens
-            last, rest = rest[0], rest[1:]
-        if not gone:
-            return chunks
-        cache.evict_range(self.effective_sink_size, self.effective_sink_size + gone)
+        stays = self._choose(chunks, incoming)
+        if len(stays) == len(chunks):
+            return list(chunks)
+        kept = {chunk.index for chunk in stays}
+        gone = {place for place, chunk in enumerate(chunks) if chunk.index not in kept}
+        cache.evict(chunks, gone)
         self.total_evictions += 1
-        self.total_tokens_evicted += gone
-        if self.config.position_mode == "remap":
-            shift = last.stop - sink[-1].stop
-            self._shift_sink(cache, shift)
-            sink = [ChunkSpan(c.index, c.tokens, c.start + shift, c.stop + shift) for c in sink]
-        return sink + rest
+        self.total_tokens_evicted += sum(chunks[place].tokens for place in gone)
+        starts = self._starts(stays)
+        if self.config.position_mode != "unrotated":
+            cache.turn(stays, starts, self.inverse_frequencies)
+        return [replace(c, start=start, stop=start + c.stop - c.start) for c, start in zip(stays, starts, strict=True)]
+
+    def _choose(self, chunks: Sequence[ChunkSpan], incoming: int) -> list[ChunkSpan]:
+        stays, stored = list(chunks), sum(chunk.tokens for chunk in chunks)
+        wanted, sink = incoming * self.config.eviction_interval, self._sink_chunks
+        while len(stays) > sink and (
+            stored + incoming > self.limit or (stored + wanted > self.limit and len(stays) > sink + 1)
+        ):
+            one_left = len(stays) == sink + 1
+            victim = sink if one_left else self.policy.victim(stays, sink, self.effective_window_size)
+            stored -= stays.pop(victim).tokens
+        return stays
+
+    def _starts(self, stays: Sequence[ChunkSpan]) -> list[int]:
+        """Where the chunks that stay begin: where they did in "keep", else one after the other without holes."""
+        old = [chunk.start for chunk in stays]
+        if self.config.position_mode == "keep":
+            return old
+        extents = [chunk.stop - chunk.start for chunk in stays]
+        from_front = [stays[0].start + sum(extents[:place]) for place in range(len(stays))]
+        to_back = [stays[-1].stop - sum(extents[place:]) for place in range(len(stays))]
+        if self.config.position_mode != "remap":
+            return from_front
+        if stays[-1].stop > FAR:
+            return [start - stays[0].start for start in from_front]
+
+        def cost(starts: list[int]) -> int:
+            return sum(chunk.tokens for chunk, start in zip(stays, starts, strict=True) if start != chunk.start)
+
+        return min(to_back, from_front, key=cost)
 
     def stats(self) -> dict:
         """Counters for reports."""
@@ -147,7 +177,6 @@ class KVCacheEvictor:
             "total_tokens_evicted": self.total_tokens_evicted,
             "sink_tokens": self.effective_sink_size,
             "window_tokens": self.effective_window_size,
-            "sink_shift": self.sink_shift,
         }
 
     def state(self) -> dict:
@@ -161,16 +190,3 @@ class KVCacheEvictor:
     def _set_sink(self, tokens: int) -> None:
         self.effective_sink_size = tokens
         self.effective_window_size = self.config.window_size or max(0, self.config.max_cache_tokens - tokens)
-
-    def _shift_sink(self, cache: StreamCache, shift: int) -> None:
-        """Turn the sink's keys forward to the total shift, always from the keys as they were first computed.
-
-        RoPE sees differences only: moving the sink up by the evicted span equals pulling the window and all that is to
-        come back by it, at O(sink) instead of O(cache).
-        """
-        self.sink_shift += shift
-        for layer in cache.layers:
-            sink = layer.keys[:, :, : self.effective_sink_size]
-            if layer.kept_sink is None:
-                layer.kept_sink = sink.clone()
-            sink.copy_(rotate_keys(layer.kept_sink, self.sink_shift, self.inverse_frequencies))

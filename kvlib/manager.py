@@ -1,12 +1,12 @@
 """The cache manager: the cache, the record of what is in it, the next position, and snapshots of all three."""
 
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
-from kvlib.cache import StreamCache
-from kvlib.evictor import ChunkSpan, KVCacheEvictor
+from kvlib.cache import ChunkSpan, StreamCache
+from kvlib.evictor import KVCacheEvictor
 
 QUESTION_ROOM = 512  # tokens kept free behind the stream so that an ordinary question never moves it
 SLACK = 0.1  # of the budget: room before the buffer's end; one move of the window pays for so many evicted tokens
@@ -18,7 +18,7 @@ class CacheSnapshot:
 
     lengths: tuple[int, ...]
     chunks: tuple[ChunkSpan, ...]
-    tracked: int
+    positions: torch.Tensor
     seen: int
     next_position: int
     evictor: dict | None
@@ -29,7 +29,8 @@ class KVCacheManager:
     """Owns a stream's `cache` and `evictor` (None = never evict).
 
     `seen` counts every chunk token ever stored, `get_seq_length()` those that are stored now: two different numbers after
-    the first eviction. `next_position` is the M-RoPE position of the next token.
+    the first eviction. `next_position` is the M-RoPE position of the next token, `positions` int64 [3, stored tokens] where
+    the stored ones stand.
     """
 
     def __init__(self, layers: int, evictor: KVCacheEvictor | None = None):
@@ -37,7 +38,8 @@ class KVCacheManager:
         self.cache = StreamCache(layers, int(budget * (1 + SLACK)) + QUESTION_ROOM)
         self.evictor = evictor
         self.chunks: list[ChunkSpan] = []
-        self.seen, self.next_position, self._tracked = 0, 0, 0
+        self.seen, self.next_position = 0, 0
+        self.positions = torch.empty(3, 0, dtype=torch.long)
 
     def get_seq_length(self) -> int:
         """Tokens stored now."""
@@ -51,32 +53,33 @@ class KVCacheManager:
         if self.evictor is not None:
             self.evictor.check_fits(incoming)
             if self.evictor.should_evict(self.get_seq_length(), incoming):
-                self.chunks = self.evictor.evict(self.cache, self.chunks, incoming)
-                self._tracked = self.get_seq_length()
+                before, self.chunks = self.chunks, self.evictor.evict(self.cache, self.chunks, incoming)
+                self._move_positions(before)
         self.cache.reserve(incoming + QUESTION_ROOM)
 
-    def track_tokens(self, next_position: int, is_new_chunk: bool = True) -> None:
-        """Record what a forward has appended. `next_position` is the position after it.
+    def track_tokens(self, positions: torch.Tensor, next_position: int, is_new_chunk: bool = True) -> None:
+        """Record what a forward has appended: tokens at `positions` int64 [3, n]; `next_position` is the one after them.
 
         A new chunk gets its `ChunkSpan` and teaches the evictor; other tokens (question, answer) only advance the position.
         """
-        stored = self.get_seq_length()
         if is_new_chunk:
-            tokens = stored - self._tracked
+            tokens = positions.shape[1]
             index = self.chunks[-1].index + 1 if self.chunks else 0
-            self.chunks = [*self.chunks, ChunkSpan(index, tokens, self.next_position, next_position)]
+            self.chunks = [*self.chunks, ChunkSpan(index, tokens, self.next_position, next_position, self.next_position)]
             self.seen += tokens
             if self.evictor is not None:
                 record = self.evictor.update_chunk_stats if index else self.evictor.set_first_chunk_info
                 record(tokens)
-        self._tracked, self.next_position = stored, next_position
+                self.chunks[-1] = replace(self.chunks[-1], score=self.evictor.score(self.cache, self.chunks))
+        self.positions = torch.cat([self.positions, positions], dim=1)
+        self.next_position = next_position
 
     def take_snapshot(self) -> CacheSnapshot:
         """Remember this moment. Copies no key and no value: what follows is appended behind, and restoring cuts it off."""
         return CacheSnapshot(
             tuple(self.cache.lengths()),
             tuple(self.chunks),
-            self._tracked,
+            self.positions,
             self.seen,
             self.next_position,
             self.evictor.state() if self.evictor else None,
@@ -96,7 +99,7 @@ class KVCacheManager:
         for layer, length in zip(self.cache.layers, snapshot.lengths, strict=True):
             layer.truncate(length)
         self.chunks = list(snapshot.chunks)
-        self._tracked, self.seen, self.next_position = snapshot.tracked, snapshot.seen, snapshot.next_position
+        self.positions, self.seen, self.next_position = snapshot.positions, snapshot.seen, snapshot.next_position
         if self.evictor:
             self.evictor.load_state(snapshot.evictor)
 
@@ -105,9 +108,17 @@ class KVCacheManager:
         digest = hashlib.sha256()
         for layer in self.cache.layers:
             digest.update(repr(layer.get_seq_length()).encode())
-            for tensor in (layer.keys, layer.values, layer.kept_sink):
+            for tensor in (layer.keys, layer.values, *layer.originals.values()):
                 if tensor is not None:
                     digest.update(tensor.contiguous().view(torch.uint8).cpu().numpy())
         evictor = self.evictor.state() if self.evictor else None
-        digest.update(repr((self.chunks, self.seen, self.next_position, self._tracked, evictor)).encode())
+        digest.update(self.positions.numpy())
+        digest.update(repr((self.chunks, self.seen, self.next_position, evictor)).encode())
         return digest.hexdigest()
+
+    def _move_positions(self, before: list[ChunkSpan]) -> None:
+        """Cut and shift `positions` as the eviction from `before` to `chunks` has cut and turned the keys."""
+        spans = zip(self.positions.split([chunk.tokens for chunk in before], dim=1), before, strict=True)
+        old = {chunk.index: part - chunk.start for part, chunk in spans}
+        self.positions = torch.cat([old[chunk.index] + chunk.start for chunk in self.chunks], dim=1)
+        self.next_position = self.chunks[-1].stop

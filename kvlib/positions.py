@@ -49,3 +49,14 @@ def rotate_keys(keys: torch.Tensor, shift: int, inverse_frequencies: torch.Tenso
     cos, sin = angles.cos().float(), angles.sin().float()
     low, high = keys.float().chunk(2, dim=-1)
     return torch.cat([low * cos - high * sin, high * cos + low * sin], dim=-1).to(keys.dtype)
+
+
+def apply_rope(keys: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
+    """Keys [..., tokens, head_dim] rotated by RoPE's `cos` and `sin` [tokens, head_dim], in fp32; in the dtype of `keys`."""
+    low, high = keys.float().chunk(2, dim=-1)
+    return (keys.float() * cos.float() + torch.cat([-high, low], dim=-1) * sin.float()).to(keys.dtype)
+
+
+def undo_rope(keys: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
+    """The inverse of `apply_rope`: the rotation by the opposite angle."""
+    return apply_rope(keys, cos, -sin)

@@ -19,11 +19,17 @@ DEFAULT_QUESTION = (
 
 @dataclass(frozen=True)
 class EncodedChunk:
-    """A chunk after the vision tower: embeddings [1, tokens, hidden], positions int64 [3, tokens] and the position after."""
+    """A chunk after the vision tower: embeddings [1, tokens, hidden], and what `chunk_positions` needs to know of it."""
 
     embeddings: torch.Tensor
-    positions: torch.Tensor
-    next_position: int
+    before: int
+    grid: tuple[int, int, int]
+    after: int
+    time_step: float
+
+    def positions(self, start: int) -> tuple[torch.Tensor, int]:
+        """Positions int64 [3, tokens] from `start` on, and the one after them."""
+        return chunk_positions(self.before, self.grid, self.after, start, self.time_step)
 
 
 class VideoStreamingInference:
@@ -58,10 +64,11 @@ class VideoStreamingInference:
             raise ValueError(f"fps={fps}: give the positive rate at which the frames were sampled, in frames per second")
         chunk = self._encode(stack_frames(frames), fps)
         self.cache_manager.make_room(chunk.embeddings.shape[1])
+        positions, next_position = chunk.positions(self.cache_manager.next_position)  # making room may have moved it
         snapshot = self.cache_manager.take_snapshot()
         try:
-            self._forward(chunk.embeddings, chunk.positions)
-            self.cache_manager.track_tokens(chunk.next_position, is_new_chunk=True)
+            self._forward(chunk.embeddings, positions)
+            self.cache_manager.track_tokens(positions, next_position, is_new_chunk=True)
         except BaseException:
             self.cache_manager.restore_snapshot(snapshot)
             raise
@@ -117,9 +124,6 @@ class VideoStreamingInference:
         after = self._tokens("<|vision_end|><|im_end|>\n")
         merged = (grid[0], grid[1] // settings.merge_size, grid[2] // settings.merge_size)
         time_step = self.model.config.vision_config.tokens_per_second * settings.temporal_patch_size / fps
-        positions, next_position = chunk_positions(
-            before.shape[1], merged, after.shape[1], self.cache_manager.next_position, time_step
-        )
         vision = self.model.model.visual
         features = self.model.model.get_video_features(
             patches.to(vision.device), torch.tensor([grid], device=vision.device)
@@ -127,7 +131,7 @@ class VideoStreamingInference:
         embed = self.model.get_input_embeddings()
         head, tail = embed(before), embed(after)
         block = torch.cat(list(features))[None].to(head.device, head.dtype)
-        return EncodedChunk(torch.cat([head, block, tail], dim=1), positions, next_position)
+        return EncodedChunk(torch.cat([head, block, tail], dim=1), before.shape[1], merged, after.shape[1], time_step)
 
     def _generate(self, question: str, max_new_tokens: int, temperature: float, generator) -> tuple[str, dict]:
         began = time.perf_counter()
@@ -161,7 +165,7 @@ class VideoStreamingInference:
         positions = text_positions(tokens.shape[1], manager.next_position)
         embed = self.model.get_input_embeddings()
         hidden = self._forward(embed(tokens.to(embed.weight.device)), positions)
-        manager.track_tokens(manager.next_position + tokens.shape[1], is_new_chunk=False)
+        manager.track_tokens(positions, manager.next_position + tokens.shape[1], is_new_chunk=False)
         return self.model.lm_head(hidden[:, -1])
 
     def _forward(self, embeddings: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
@@ -169,10 +173,14 @@ class VideoStreamingInference:
 
         The language model is called directly: the outer model would store `rope_deltas` of this stream on itself.
         """
-        return self.model.model.language_model(
+        language, cache = self.model.model.language_model, self.cache_manager.cache
+        if self.eviction_config is not None and self.eviction_config.position_mode == "unrotated":
+            at = torch.cat([self.cache_manager.positions, positions], dim=1)[:, None].to(embeddings.device)
+            cache.set_rope(*(part[0] for part in language.rotary_emb(embeddings, at)))
+        return language(
             inputs_embeds=embeddings,
             position_ids=positions[:, None].to(embeddings.device),
-            past_key_values=self.cache_manager.cache,
+            past_key_values=cache,
             use_cache=True,
         ).last_hidden_state
 

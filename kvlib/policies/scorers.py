@@ -1,0 +1,73 @@
+"""How important a chunk is, from its cached keys and values alone: no question is known when it arrives.
+
+Every scorer takes the cache, the stored chunks with the new one last, and the model's RoPE frequencies [head dim / 2], and
+returns a number; higher means keep. All are means over layers, KV heads and tokens, in fp32.
+"""
+
+import random
+from collections.abc import Sequence
+
+import torch
+from torch.nn.functional import cosine_similarity
+
+from kvlib.cache import ChunkSpan, StreamCache
+from kvlib.positions import rotate_keys
+
+
+def value_norm(cache: StreamCache, chunks: Sequence[ChunkSpan], inverse_frequencies: torch.Tensor) -> float:
+    """Mean length of the values: long values weigh more in what attention reads (InfiniPot-V, arXiv:2506.15745)."""
+    new = chunks[-1].tokens
+    return _mean(layer.values[:, :, -new:].float().norm(dim=-1) for layer in cache.layers)
+
+
+def key_norm(cache: StreamCache, chunks: Sequence[ChunkSpan], inverse_frequencies: torch.Tensor) -> float:
+    """Minus the mean length of the keys: short keys draw the most attention (Devoto et al., arXiv:2406.11430)."""
+    new = chunks[-1].tokens
+    return _mean(-layer.keys[:, :, -new:].float().norm(dim=-1) for layer in cache.layers)
+
+
+def temporal_redundancy(cache: StreamCache, chunks: Sequence[ChunkSpan], inverse_frequencies: torch.Tensor) -> float:
+    """Minus the cosine between a chunk's keys and those of the same cells one chunk earlier (InfiniPot-V, arXiv:2506.15745).
+
+    The earlier keys are turned to the new one's positions first, or RoPE alone would make equal pictures differ. Chunks of
+    other lengths are aligned at their ends, where the newest grid is. The first chunk scores 0.
+    """
+    if len(chunks) < 2:
+        return 0.0
+    earlier, later = chunks[-2:]
+    same, shift = min(earlier.tokens, later.tokens), later.stop - earlier.stop
+    pairs = ((layer.keys[:, :, -later.tokens - same : -later.tokens], layer.keys[:, :, -same:]) for layer in cache.layers)
+    return _mean(
+        -cosine_similarity(rotate_keys(old, shift, inverse_frequencies).float(), new.float(), -1) for old, new in pairs
+    )
+
+
+def surprise(cache: StreamCache, chunks: Sequence[ChunkSpan], inverse_frequencies: torch.Tensor) -> float:
+    """One minus the cosine between a chunk's mean value vector and that of all that was remembered when it came.
+
+    Ours: a frame that looks like the memory adds little to it. Values carry no position, so nothing has to be turned. The
+    first chunk scores 1.
+    """
+    if len(chunks) < 2:
+        return 1.0
+    new = chunks[-1].tokens
+    means = ((layer.values[:, :, :-new].float().mean(-2), layer.values[:, :, -new:].float().mean(-2)) for layer in cache.layers)
+    return 1 - _mean(cosine_similarity(old, new, -1) for old, new in means)
+
+
+def chance(cache: StreamCache, chunks: Sequence[ChunkSpan], inverse_frequencies: torch.Tensor) -> float:
+    """The control: a number drawn by the chunk's index."""
+    return random.Random(chunks[-1].index).random()
+
+
+SCORERS = {
+    "value_norm": value_norm,
+    "key_norm": key_norm,
+    "temporal_redundancy": temporal_redundancy,
+    "surprise": surprise,
+    "random": chance,
+}
+
+
+def _mean(per_layer) -> float:
+    return torch.stack([values.mean().cpu() for values in per_layer]).mean().item()
