@@ -7,6 +7,7 @@ frame is either remembered or forgotten.
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
+from itertools import accumulate
 
 import torch
 
@@ -58,6 +59,16 @@ class EvictionConfig:
     def make_policy(self):
         """The policy itself."""
         return POLICIES[self.policy]() if isinstance(self.policy, str) else self.policy
+
+
+def from_front(chunks: Sequence[ChunkSpan], start: int) -> list[int]:
+    """Where `chunks` begin when they follow one another without holes, the first at position `start`."""
+    return [start + extent for extent in accumulate((chunk.stop - chunk.start for chunk in chunks[:-1]), initial=0)]
+
+
+def to_back(chunks: Sequence[ChunkSpan]) -> list[int]:
+    """Where `chunks` begin when they follow one another without holes and the last stays where it is."""
+    return from_front(chunks, chunks[-1].stop - sum(chunk.stop - chunk.start for chunk in chunks))
 
 
 @dataclass
@@ -154,21 +165,17 @@ class KVCacheEvictor:
 
     def _starts(self, stays: Sequence[ChunkSpan]) -> list[int]:
         """Where the chunks that stay begin: where they did in "keep", else one after the other without holes."""
-        old = [chunk.start for chunk in stays]
         if self.config.position_mode == "keep":
-            return old
-        extents = [chunk.stop - chunk.start for chunk in stays]
-        from_front = [stays[0].start + sum(extents[:place]) for place in range(len(stays))]
-        to_back = [stays[-1].stop - sum(extents[place:]) for place in range(len(stays))]
+            return [chunk.start for chunk in stays]
         if self.config.position_mode != "remap":
-            return from_front
+            return from_front(stays, stays[0].start)
         if stays[-1].stop > FAR:
-            return [start - stays[0].start for start in from_front]
+            return from_front(stays, 0)
 
         def cost(starts: list[int]) -> int:
             return sum(chunk.tokens for chunk, start in zip(stays, starts, strict=True) if start != chunk.start)
 
-        return min(to_back, from_front, key=cost)
+        return min(to_back(stays), from_front(stays, stays[0].start), key=cost)
 
     def stats(self) -> dict:
         """Counters for reports."""

@@ -1,0 +1,123 @@
+"""The diagnosis against transformers' own eager attention, the counterfactual against the stream itself, and the baseline."""
+
+import pytest
+import torch
+
+from kvlib import EvictionConfig, VideoStreamingInference
+from kvlib.baselines import LastFrames
+from kvlib.diagnosis import REGIONS, attention_by_region, contiguous_positions, explain
+
+MODES = ("keep", "remap", "compact", "unrotated")
+
+
+def watched(engine, frames, config, chunks=20):
+    streamed = engine(config)
+    for seed in range(chunks):
+        streamed.append_video_chunk(frames(2, seed))
+    return streamed
+
+
+@pytest.mark.parametrize("mode", [None, *MODES])
+def test_shares_are_those_of_transformers_eager_attention(engine, model, frames, mode):
+    streamed = watched(engine, frames, EvictionConfig(220, position_mode=mode) if mode else None)
+    before = streamed.cache_manager.fingerprint()
+    table = attention_by_region(streamed, "What?")
+    assert streamed.cache_manager.fingerprint() == before
+    total = table.groupby(["layer", "head"])["share"].sum()
+    assert len(total) == 3 * 4
+    assert total.to_numpy() == pytest.approx(1, abs=1e-5)
+
+    seen, language, snapshot = [], model.model.language_model, streamed.cache_manager.take_snapshot()
+    hooks = [layer.self_attn.register_forward_hook(lambda _m, _a, out: seen.append(out[1])) for layer in language.layers]
+    model.set_attn_implementation("eager")
+    try:
+        with torch.no_grad():
+            streamed._step(streamed._tokens("<|im_start|>user\nWhat?<|im_end|>\n<|im_start|>assistant\n"))
+    finally:
+        model.set_attn_implementation("sdpa")
+        streamed.cache_manager.restore_snapshot(snapshot)
+        for hook in hooks:
+            hook.remove()
+    sink = streamed.cache_manager.chunks[0].tokens
+    for layer, weights in enumerate(seen):
+        shares = table[(table["layer"] == layer) & (table["region"] == "sink")].sort_values("head")["share"]
+        assert shares.to_numpy() == pytest.approx(weights[0, :, :, :sink].sum(-1).mean(-1).numpy(), abs=1e-5)
+        entropies = table[(table["layer"] == layer) & (table["region"] == "sink")].sort_values("head")["entropy"]
+        assert entropies.to_numpy() == pytest.approx(torch.special.entr(weights[0]).sum(-1).mean(-1).numpy(), abs=1e-4)
+
+
+def test_the_distance_shows_the_hole(engine, frames):
+    distance = {}
+    for mode in ("keep", "remap"):
+        streamed = watched(engine, frames, EvictionConfig(220, position_mode=mode))
+        table = attention_by_region(streamed, "What?")
+        assert set(table["region"]) == set(REGIONS)
+        distance[mode] = table.groupby("region")["distance"].first()
+    streamed = watched(engine, frames, None)
+    spans = streamed.cache_manager.chunks
+    assert distance["keep"]["sink"] == spans[-1].stop - spans[0].stop + 1
+    assert distance["remap"]["sink"] < distance["keep"]["sink"]
+    assert distance["remap"]["recent"] == distance["keep"]["recent"] == 1
+
+
+def test_inside_the_counterfactual_keep_is_what_remapping_at_once_would_be(engine, frames):
+    """The first eviction of a remapping stream turns the same keys: both then give the same answer logits."""
+    keep, remap = (watched(engine, frames, EvictionConfig(220, position_mode=mode), 0) for mode in ("keep", "remap"))
+    for seed in range(40):
+        if keep.cache_manager.evictor.total_evictions:
+            break
+        for streamed in (keep, remap):
+            streamed.append_video_chunk(frames(2, seed))
+    assert keep.cache_manager.evictor.total_evictions == 1
+    before = keep.cache_manager.fingerprint()
+    sink = keep.cache_manager.chunks[0].tokens
+    with contiguous_positions(keep) as closed:
+        for ours, theirs in zip(closed.cache_manager.cache.layers, remap.cache_manager.cache.layers, strict=True):
+            torch.testing.assert_close(ours.keys[:, :, :sink], theirs.keys[:, :, :sink])
+        assert torch.equal(closed.cache_manager.positions, remap.cache_manager.positions)
+        assert closed.ask("What?", max_new_tokens=4, do_sample=False)[1]["new_tokens"] > 0
+    assert keep.cache_manager.fingerprint() == before
+
+
+def test_the_counterfactual_is_undone_after_an_error(engine, frames):
+    streamed = watched(engine, frames, EvictionConfig(220, position_mode="keep"))
+    before = streamed.cache_manager.fingerprint()
+    with pytest.raises(RuntimeError, match="on purpose"), contiguous_positions(streamed):
+        assert streamed.cache_manager.fingerprint() != before
+        raise RuntimeError("on purpose")
+    assert streamed.cache_manager.fingerprint() == before
+
+
+def test_an_unrotated_engine_has_no_hole_to_close(engine, frames):
+    streamed = watched(engine, frames, EvictionConfig(220, position_mode="unrotated"))
+    with pytest.raises(ValueError, match="unrotated"), contiguous_positions(streamed):
+        pass
+
+
+@pytest.mark.parametrize(
+    ("right", "contiguous", "full", "words"),
+    [
+        (True, False, False, "right"),
+        (False, True, False, "the model itself"),
+        (False, True, True, "the position gap"),
+        (False, False, True, "eviction"),
+    ],
+)
+def test_explanations(right, contiguous, full, words):
+    assert explain(right, contiguous, full).startswith(words)
+
+
+def test_last_frames_answers_as_an_engine_that_saw_only_those(engine, model, processor, frames):
+    last = LastFrames(model, processor, "cpu", 3)
+    fresh = VideoStreamingInference(model, processor, "cpu")
+    for seed in range(7):
+        last.append_video_chunk(frames(2, seed))
+        if seed >= 4:
+            fresh.append_video_chunk(frames(2, seed))
+    options = dict(max_new_tokens=8, do_sample=False)
+    answer, metrics = last.ask("What?", **options)
+    assert answer == fresh.ask("What?", **options)[0]
+    assert metrics["cache_seq_length"] == fresh.cache_manager.get_seq_length()
+    assert last.get_cache_info()["chunks"] == 3
+    with pytest.raises(ValueError, match="chunks=0"):
+        LastFrames(model, processor, "cpu", 0)
