@@ -8,12 +8,15 @@ import torch
 from kvlib.evictor import EvictionConfig, KVCacheEvictor
 from kvlib.manager import KVCacheManager
 from kvlib.positions import chunk_positions, text_positions
-from kvlib.video import patchify, stack_frames
+from kvlib.video import grid_of, patchify, stack_frames
 
 SYSTEM_PROMPT = "You are a helpful assistant."  # Qwen's own default
 DEFAULT_QUESTION = (
     "Read all text, lyrics, subtitles, or captions currently visible on screen. Output them verbatim. "
     "If there is no text, say 'No text visible'. Do NOT repeat previously mentioned text."
+)
+QUESTION_ZH = (  # the same in Chinese
+    "请读出当前屏幕上可见的所有文字、歌词或字幕，逐字原样输出。如果没有文字，请回答“没有可见文字”。不要重复之前已经提到过的文字。"
 )
 
 
@@ -97,6 +100,11 @@ class VideoStreamingInference:
         finally:
             self.cache_manager.restore_snapshot(snapshot)
 
+    def count_tokens(self, frames, first: bool = False) -> int:
+        """Tokens that a chunk of these frames takes in the cache; the `first` of a stream has the system turn too."""
+        t, h, w = grid_of(stack_frames(frames), self.processor.image_processor)
+        return t * h * w // self.processor.image_processor.merge_size**2 + sum(part.shape[1] for part in self._turn(first))
+
     def get_cache_info(self) -> dict:
         """Length and memory of the cache: `cache_seq_length` (tokens stored), `tokens_seen`, `chunks` (stored),
         `cache_bytes` (held on devices, filled or not), `cache_memory_gb` (the same in GiB), `next_position`, and with
@@ -118,10 +126,7 @@ class VideoStreamingInference:
     def _encode(self, frames: torch.Tensor, fps: float) -> EncodedChunk:
         settings = self.processor.image_processor
         patches, grid = patchify(frames, settings, self.device)
-        first = not self.cache_manager.chunks
-        system = f"<|im_start|>system\n{SYSTEM_PROMPT}<|im_end|>\n" if first else ""
-        before = self._tokens(f"{system}<|im_start|>user\n<|vision_start|>")
-        after = self._tokens("<|vision_end|><|im_end|>\n")
+        before, after = self._turn(first=not self.cache_manager.chunks)
         merged = (grid[0], grid[1] // settings.merge_size, grid[2] // settings.merge_size)
         time_step = self.model.config.vision_config.tokens_per_second * settings.temporal_patch_size / fps
         vision = self.model.model.visual
@@ -132,6 +137,11 @@ class VideoStreamingInference:
         head, tail = embed(before), embed(after)
         block = torch.cat(list(features))[None].to(head.device, head.dtype)
         return EncodedChunk(torch.cat([head, block, tail], dim=1), before.shape[1], merged, after.shape[1], time_step)
+
+    def _turn(self, first: bool) -> tuple[torch.Tensor, torch.Tensor]:
+        """Token ids [1, n] before and after the frames of a chunk; the `first` begins with the system turn."""
+        system = f"<|im_start|>system\n{SYSTEM_PROMPT}<|im_end|>\n" if first else ""
+        return self._tokens(f"{system}<|im_start|>user\n<|vision_start|>"), self._tokens("<|vision_end|><|im_end|>\n")
 
     def _generate(self, question: str, max_new_tokens: int, temperature: float, generator) -> tuple[str, dict]:
         began = time.perf_counter()

@@ -84,6 +84,16 @@ def stack_frames(frames) -> torch.Tensor:
     return stacked
 
 
+def grid_of(frames: torch.Tensor, settings) -> tuple[int, int, int]:
+    """The grid (t, h, w) in patches that uint8 frames [T, H, W, 3] become; `settings` as in `patchify`."""
+    patch, limits = (
+        settings.patch_size,
+        dict(min_pixels=settings.size["shortest_edge"], max_pixels=settings.size["longest_edge"]),
+    )
+    height, width = smart_resize(*frames.shape[1:3], factor=patch * settings.merge_size, **limits)
+    return -(-len(frames) // settings.temporal_patch_size), height // patch, width // patch
+
+
 def patchify(frames: torch.Tensor, settings, device) -> tuple[torch.Tensor, tuple[int, int, int]]:
     """Pixel patches of uint8 frames [T, H, W, 3], computed on `device`.
 
@@ -92,15 +102,12 @@ def patchify(frames: torch.Tensor, settings, device) -> tuple[torch.Tensor, tupl
     patch sizes, pixel limits, mean and standard deviation are read from it.
     """
     patch, merge, temporal = settings.patch_size, settings.merge_size, settings.temporal_patch_size
-    pixels = frames.to(device).permute(0, 3, 1, 2).float()
-    limits = dict(min_pixels=settings.size["shortest_edge"], max_pixels=settings.size["longest_edge"])
-    height, width = smart_resize(*pixels.shape[-2:], factor=patch * merge, **limits)
-    pixels = _resize(pixels, height, width)
+    t, h, w = grid_of(frames, settings)
+    pixels = _resize(frames.to(device).permute(0, 3, 1, 2).float(), h * patch, w * patch)
     mean, std = (torch.tensor(x, device=pixels.device).view(1, 3, 1, 1) for x in (settings.image_mean, settings.image_std))
     pixels = (pixels * settings.rescale_factor - mean) / std
     short = -len(pixels) % temporal
     pixels = torch.cat([pixels, pixels[-1:].expand(short, -1, -1, -1)])
-    t, h, w = len(pixels) // temporal, height // patch, width // patch
     cells = pixels.view(t, temporal, 3, h // merge, merge, patch, w // merge, merge, patch)
     patches = cells.permute(0, 3, 6, 4, 7, 2, 1, 5, 8)
     return patches.reshape(t * h * w, -1), (t, h, w)

@@ -108,16 +108,34 @@ def test_explanations(right, contiguous, full, words):
 
 
 def test_last_frames_answers_as_an_engine_that_saw_only_those(engine, model, processor, frames):
-    last = LastFrames(model, processor, "cpu", 3)
+    first = engine().append_video_chunk(frames())["cache_seq_length"]
+    later = engine().count_tokens(frames())
+    last = LastFrames(model, processor, "cpu", first + 2 * later + 1)
     fresh = VideoStreamingInference(model, processor, "cpu")
     for seed in range(7):
-        last.append_video_chunk(frames(2, seed))
+        info = last.append_video_chunk(frames(2, seed))
         if seed >= 4:
             fresh.append_video_chunk(frames(2, seed))
     options = dict(max_new_tokens=8, do_sample=False)
     answer, metrics = last.ask("What?", **options)
-    assert answer == fresh.ask("What?", **options)[0]
-    assert metrics["cache_seq_length"] == fresh.cache_manager.get_seq_length()
-    assert last.get_cache_info()["chunks"] == 3
-    with pytest.raises(ValueError, match="chunks=0"):
-        LastFrames(model, processor, "cpu", 0)
+    assert answer == fresh.ask("What?", **options)[0] == last.ask("What?", **options)[0]
+    assert metrics["prompt_tokens"] - fresh.ask("What?", **options)[1]["prompt_tokens"] == first + 2 * later
+    assert info["chunks"] == 3
+    last.append_video_chunk(frames(2, 9))
+    fresh = VideoStreamingInference(model, processor, "cpu")
+    for seed in (5, 6, 9):
+        fresh.append_video_chunk(frames(2, seed))
+    assert last.ask("What?", **options)[0] == fresh.ask("What?", **options)[0]
+
+
+def test_counted_tokens_are_those_that_are_stored(engine, frames):
+    streamed = engine()
+    for seed, count in enumerate((2, 3, 6)):
+        expected = streamed.count_tokens(frames(count, seed, 84, 140), first=seed == 0)
+        before = streamed.cache_manager.get_seq_length()
+        assert streamed.append_video_chunk(frames(count, seed, 84, 140))["cache_seq_length"] - before == expected
+
+
+def test_last_frames_refuses_what_cannot_fit(model, processor, frames):
+    with pytest.raises(ValueError, match="max_cache_tokens=20"):
+        LastFrames(model, processor, "cpu", 20).append_video_chunk(frames())
