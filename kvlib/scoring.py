@@ -15,10 +15,10 @@ import srt
 from statsmodels.stats.proportion import proportion_confint
 
 NO_TEXT = "No text visible"
-EDGES = " .!。\"'"  # after normalise
+EDGES = " .!。\"'“”「」"  # after normalise
 NO_TEXT_ANSWER = re.compile(
     r"(there is )?(currently )?no (visible )?text( is)?( currently)?( visible)?( on (the )?screen)?"
-    r"|(屏幕上)?(没有|无)(任何)?(可见)?(的)?(文字|文本)?"
+    r"|(目前|当前)?((屏幕|画面)[上中]?)?(目前|当前)?(没有|无|看不到)(任何)?(可见)?(的)?(文字|文本|歌词|字幕)(可见)?"
 )
 MARKUP = re.compile(r"<[^<>]*>|\{\\[^{}]*\}")
 

@@ -1,6 +1,7 @@
 """Answers are scored against hand-made subtitles whose scores are known by counting."""
 
 import math
+import re
 
 import pandas as pd
 import pytest
@@ -16,6 +17,7 @@ from kvlib.scoring import (
     summarise,
     truth_at,
 )
+from kvlib.stream import QUESTION_ZH
 
 SONG = [
     Subtitle(0, 2, "Row your boat"),
@@ -67,13 +69,16 @@ def test_normalise_keeps_case_and_punctuation():
 
 @pytest.mark.parametrize(
     "answer", ["", " \n", "No text visible", "no text visible.", '"No text"', "There is no text visible on the screen.",
-               "屏幕上没有文字。", "无文字", "没有可见的文字"],
+               "屏幕上没有文字。", "无文字", "没有可见的文字",
+               "“没有可见文字”", "没有可见文字！", "当前屏幕上没有可见文字。", "画面中没有字幕"],
 )  # fmt: skip
 def test_no_text_is_recognised(answer):
     assert is_no_text(answer)
 
 
-@pytest.mark.parametrize("answer", ["No text message tonight", "No", "There is no tomorrow", "文字", "no textbook"])
+@pytest.mark.parametrize(
+    "answer", ["No text message tonight", "No", "There is no tomorrow", "文字", "no textbook", "没有你", "没有文字的歌"]
+)
 def test_lyrics_are_not_taken_for_no_text(answer):
     assert not is_no_text(answer)
 
@@ -99,6 +104,11 @@ def test_lines_are_asked_by_time_and_found_as_whole_words():
     lines = score_lines(SONG, asks((1, "title\nRow your boat"), (7, "Merrilyness unMerrily"), (5, "But a dream, (end)")))
     assert list(lines["asked"]) == [True, False, True, False, False]
     assert list(lines["found"]) == [True, False, False, True, True]
+
+
+def test_the_chinese_question_asks_for_an_answer_that_is_recognised():
+    asked_for = re.search("请回答(“.*?”)", QUESTION_ZH).group(1)
+    assert is_no_text(asked_for)
 
 
 def test_a_no_text_answer_finds_no_line():
