@@ -1,6 +1,11 @@
 """The runs behind the notebooks: each streams real frames through the engine and returns tidy tables."""
 
+import copy
+import json
+import math
+import os
 from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from tempfile import NamedTemporaryFile
 
@@ -11,8 +16,10 @@ from statsmodels.stats.proportion import proportion_confint
 from torch.nn.functional import interpolate
 from tqdm.auto import tqdm
 
+from kvlib import paths
 from kvlib.evictor import EvictionConfig
-from kvlib.model import StreamQwenModel, load_processor
+from kvlib.model import Processor, StreamQwenModel, load_processor
+from kvlib.report import device_name, write_atomic
 from kvlib.scoring import normalise
 from kvlib.stream import VideoStreamingInference
 from kvlib.synthetic import QUESTIONS, draw_stream, render, write_video
@@ -20,7 +27,9 @@ from kvlib.synthetic import answer as true_answer
 from kvlib.video import VideoChunks
 
 CARD_LIMIT = int(23.3 * 2**30)  # bytes: what a 24 GB card leaves to a process
-CPU_CACHE_LIMIT = 12 * 2**20  # bytes of cache: a small stand-in for a card, for the embedded reader
+CPU_CACHE_LIMIT = int(10.5 * 2**20)  # bytes of cache: a small stand-in for a card, for the embedded reader
+DEFAULT_BUDGET = 1000  # tokens: sink and window then hold the 16 chunks that the embedded reader was trained on
+NO_PIXEL_LIMIT = 10**9
 
 
 def default_device() -> torch.device:
@@ -38,14 +47,16 @@ def load(path, device=None):
 def detect_sinks(model, processor, video, chunk_frames: Iterable[int], heights: Iterable[int], chunks: int, budget: int):
     """Stream the first `chunks` chunks for every chunk size and frame height (pixels), with a budget too large to evict.
 
+    The processor's upper pixel limit is lifted for this run, or it would shrink all heights to the same few tokens; only
+    lengths are measured, so it does not matter that the model cannot read frames of such a size.
     Returns two tables: increments [configuration, chunk, new_tokens] and sinks [configuration, chunk_frames, height,
     sink_tokens, first_length, window_tokens, mean_recorded, mean_real, evictions].
     """
-    increments, sinks = [], []
+    increments, sinks, unlimited = [], [], _without_pixel_limit(processor)
     settings = [(count, height) for count in chunk_frames for height in heights]
     for count, height in tqdm(settings, desc="configurations"):
         name = f"{count} frames, {height} px"
-        engine = VideoStreamingInference(model, processor, model.device, EvictionConfig(budget))
+        engine = VideoStreamingInference(model, unlimited, model.device, EvictionConfig(budget))
         seen = [0]
         for _, (_, frames) in zip(range(chunks), VideoChunks(video, count), strict=False):
             seen.append(engine.append_video_chunk(_to_height(frames, height))["tokens_seen"])
@@ -69,14 +80,16 @@ def detect_sinks(model, processor, video, chunk_frames: Iterable[int], heights: 
 
 
 def stream_video(engine, video, chunk_frames: int, sample_fps: float, run: str, limit_bytes: int | None = None):
-    """Stream a whole video; a table [run, chunk, cache_tokens, cache_bytes, peak_bytes, seconds, event], a row per chunk.
+    """Stream a whole video; a table [run, chunk, time_s, cache_tokens, cache_bytes, peak_bytes, reserved_bytes, event], a row
+    per chunk.
 
     It ends early at the end of memory, which is CUDA's own error or, with `limit_bytes`, more cache bytes than that; the
-    last row's event is then "out of memory". `peak_bytes` is what torch had allocated at most on a CUDA device, else the
-    cache's bytes.
+    last row's event is then "out of memory". `peak_bytes` and `reserved_bytes` are what torch had allocated and reserved at
+    most on a CUDA device since the run began; on a CPU both are the cache's bytes.
     """
-    rows, evictions = [], 0
-    if engine.device.type == "cuda":
+    rows, evictions, cuda = [], 0, engine.device.type == "cuda"
+    if cuda:
+        torch.cuda.empty_cache()  # what an earlier run reserved must not count here
         torch.cuda.reset_peak_memory_stats(engine.device)
     for index, (time_s, frames) in enumerate(tqdm(VideoChunks(video, chunk_frames, sample_fps), desc=run, leave=False)):
         try:
@@ -85,21 +98,23 @@ def stream_video(engine, video, chunk_frames: int, sample_fps: float, run: str, 
             info = engine.get_cache_info()
             limit_bytes = 0
         held = info["cache_bytes"]
-        peak = torch.cuda.max_memory_allocated(engine.device) if engine.device.type == "cuda" else held
+        peak = torch.cuda.max_memory_allocated(engine.device) if cuda else held
+        reserved = torch.cuda.max_memory_reserved(engine.device) if cuda else held
         full = limit_bytes is not None and held > limit_bytes
         now = info.get("eviction_stats", {}).get("total_evictions", 0)
         event = "out of memory" if full else "eviction" if now > evictions else ""
         evictions = now
-        rows.append(dict(run=run, chunk=index, cache_tokens=info["cache_seq_length"], cache_bytes=held, peak_bytes=peak,
-                         time_s=time_s, event=event))  # fmt: skip
+        rows.append(dict(run=run, chunk=index, time_s=time_s, cache_tokens=info["cache_seq_length"], cache_bytes=held,
+                         peak_bytes=peak, reserved_bytes=reserved, event=event))  # fmt: skip
         if full:
             break
     return pd.DataFrame(rows)
 
 
 def tune_budget(make_engine, video, chunk_frames: int, sample_fps: float, budgets, limit_bytes: int):
-    """Find the largest safe budget: from the middle of `budgets` (low, start, high) up while the peak stays under 21/24 of
-    `limit_bytes`, keep it at 21/24 to 23/24, down when memory ends. `make_engine(budget)` makes the engine.
+    """Find the largest safe budget: from the middle of `budgets` (low, start, high) up while the peak of reserved memory stays
+    under 21/24 of `limit_bytes`, keep it at 21/24 to 23/24, down when memory ends. `make_engine(budget)` makes the engine;
+    no other engine should hold memory meanwhile.
 
     Returns a table [budget, peak_share, chunks_in_window, verdict] and the chosen budget (None when even the lowest fails).
     """
@@ -108,7 +123,7 @@ def tune_budget(make_engine, video, chunk_frames: int, sample_fps: float, budget
     while low <= budget <= high and budget not in [row["budget"] for row in tried]:
         engine = make_engine(budget)
         rows = stream_video(engine, video, chunk_frames, sample_fps, f"budget {budget}", limit_bytes)
-        share = rows["peak_bytes"].max() / limit_bytes
+        share = rows["reserved_bytes"].max() / limit_bytes
         failed = rows["event"].iloc[-1] == "out of memory" or share > 23 / 24
         verdict = "out of memory" if failed else "keep" if share >= 21 / 24 else "room left"
         tried.append(dict(budget=budget, peak_share=share, chunks_in_window=len(engine.cache_manager.chunks), verdict=verdict))
@@ -118,6 +133,25 @@ def tune_budget(make_engine, video, chunk_frames: int, sample_fps: float, budget
             break
         budget = budget + step if not failed else low
     return pd.DataFrame(tried), best
+
+
+def save_budget(tokens: int, model_path: str, device, output_dir: str = "") -> None:
+    """Make `tokens` the default budget of this model on this device, for `choose_budget`."""
+    path = paths.budgets_path(output_dir)
+    known = json.loads(path.read_text()) if path.is_file() else {}
+    known.setdefault(device_name(device), {})[paths.shown(model_path)] = tokens
+    write_atomic(path, json.dumps(known, indent=1, sort_keys=True))
+
+
+def choose_budget(tokens: int, model_path: str, device, output_dir: str = "") -> tuple[int, str]:
+    """The budget in tokens and where it comes from. `tokens` itself, if not 0; else what `save_budget` last stored for this
+    model and device in this output folder; else `DEFAULT_BUDGET`."""
+    if tokens:
+        return tokens, "given"
+    path = paths.budgets_path(output_dir)
+    known = json.loads(path.read_text()) if path.is_file() else {}
+    found = known.get(device_name(device), {}).get(paths.shown(model_path))
+    return (found, f"found safe by 02_oom_free ({paths.shown(path)})") if found else (DEFAULT_BUDGET, "kvlib's default")
 
 
 def ask_periodically(engine, video, chunk_frames: int, sample_fps: float, interval: int, question: str, max_new_tokens: int):
@@ -143,6 +177,13 @@ def same_text(answer: str, truth: str) -> bool:
     return normalise(answer) == normalise(truth)
 
 
+def _without_pixel_limit(processor) -> Processor:
+    """The same tokenizer and a copy of the image settings that shrinks no frame."""
+    settings = copy.copy(processor.image_processor)
+    settings.size = {"shortest_edge": settings.size["shortest_edge"], "longest_edge": NO_PIXEL_LIMIT}
+    return Processor(processor.tokenizer, settings)
+
+
 def _to_height(frames: np.ndarray, height: int) -> np.ndarray:
     """uint8 [T, H, W, 3] resized to `height` pixels, the aspect kept."""
     width = round(frames.shape[2] * height / frames.shape[1])
@@ -153,27 +194,59 @@ def _to_height(frames: np.ndarray, height: int) -> np.ndarray:
 def accuracy_over_length(model, processor, lengths, streams: int, budget: int, seed: int, modes=("keep", "remap")):
     """Title and current line after streams of `lengths` chunks, for every position mode on the same held-out streams.
 
-    Each stream is drawn and encoded to H.264 once, decoded once and watched by one engine per mode, all with the same
-    `budget` in tokens. A table [stream, position_mode, chunks, question, truth, answer, correct].
+    Each stream is drawn, encoded to H.264, decoded and put through the vision tower once, and watched by one engine per
+    mode, all with the same `budget` in tokens. On a CPU every core watches a stream of its own.
+
+    A table [stream, position_mode, chunks, question, truth, answer, correct, first_eviction]; the last is the stream length
+    at which the first eviction came, NaN if none did.
     """
-    rows = []
-    for stream in tqdm(range(streams), desc="streams"):
-        scenes = draw_stream(max(lengths), seed + stream)
-        for index in lengths:  # a blank screen would be a question of another kind
-            scenes[index - 1] = replace(scenes[index - 1], text=scenes[index - 1].text or f"Line {index}")
-        engines = {
-            mode: VideoStreamingInference(model, processor, model.device, EvictionConfig(budget, position_mode=mode))
-            for mode in modes
-        }
-        with NamedTemporaryFile(suffix=".mp4") as file:
-            write_video(file.name, (frame for scene in scenes for frame in render(scene, 560, 280, 2)), fps=2)
-            for index, (_, frames) in enumerate(tqdm(VideoChunks(file.name, 2, 2), desc="chunks", leave=False), start=1):
-                for mode, engine in engines.items():
-                    engine.append_video_chunk(frames)
-                    if index in lengths:
-                        asked = _ask_title_and_line(engine, scenes[:index])
-                        rows += [dict(stream=stream, position_mode=mode, chunks=index, **row) for row in asked]
-    return pd.DataFrame(rows)
+
+    def watch(stream: int) -> list[dict]:
+        return _watch_stream(model, processor, lengths, stream, budget, seed, modes)
+
+    # One thread for each stream's tensor operations: they are too small to be split.
+    workers, threads = os.cpu_count() if model.device.type == "cpu" else 1, torch.get_num_threads()
+    try:
+        with ThreadPoolExecutor(workers, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+            watched = list(tqdm(pool.map(watch, range(streams)), total=streams, desc="streams"))
+    finally:
+        torch.set_num_threads(threads)  # MKL keeps one number for the whole process
+    return pd.DataFrame([row for rows in watched for row in rows])
+
+
+class _Watcher(VideoStreamingInference):
+    """An engine that takes over what its `leader` saw, which must have watched the same frames just before; without a leader
+    it looks for itself."""
+
+    def __init__(self, *arguments, leader=None):
+        super().__init__(*arguments)
+        self.leader = leader
+
+    def _encode(self, frames, fps):
+        self.encoded = self.leader.encoded if self.leader else super()._encode(frames, fps)
+        return self.encoded
+
+
+def _watch_stream(model, processor, lengths, stream: int, budget: int, seed: int, modes) -> list[dict]:
+    scenes = draw_stream(max(lengths), seed + stream)
+    for index in lengths:  # a blank screen would be a question of another kind
+        scenes[index - 1] = replace(scenes[index - 1], text=scenes[index - 1].text or f"Line {index}")
+    rows, engines, first_eviction = [], {}, math.nan
+    for mode in modes:
+        leader = next(iter(engines.values()), None)
+        config = EvictionConfig(budget, position_mode=mode)
+        engines[mode] = _Watcher(model, processor, model.device, config, leader=leader)
+    with NamedTemporaryFile(suffix=".mp4") as file:
+        write_video(file.name, (frame for scene in scenes for frame in render(scene, 560, 280, 2)), fps=2)
+        for index, (_, frames) in enumerate(VideoChunks(file.name, 2, 2), start=1):
+            for mode, engine in engines.items():
+                info = engine.append_video_chunk(frames)
+                if math.isnan(first_eviction) and info["eviction_stats"]["total_evictions"]:
+                    first_eviction = index
+                if index in lengths:
+                    asked = _ask_title_and_line(engine, scenes[:index])
+                    rows += [dict(stream=stream, position_mode=mode, chunks=index, **row) for row in asked]
+    return [row | {"first_eviction": first_eviction} for row in rows]
 
 
 def count_correct(answers: pd.DataFrame) -> pd.DataFrame:

@@ -84,6 +84,11 @@ def figure_dir(output_dir: str = "") -> Path:
     return _folder(output_dir, FIGURES)
 
 
+def budgets_path(output_dir: str = "") -> Path:
+    """Where 02_oom_free stores the budgets it found safe: `budgets.json` beside the reports."""
+    return report_path("budgets", output_dir).with_name("budgets.json")
+
+
 def resolve(path: str | Path) -> Path:
     """An absolute path: relative ones are looked for in the working directory first, then in the repository."""
     path = Path(path).expanduser()

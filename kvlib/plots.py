@@ -6,6 +6,7 @@ read. Every function takes plain DataFrames and returns a Figure that pyplot no 
 
 import io
 import json
+import math
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -83,7 +84,7 @@ def plot_sinks(increments: pd.DataFrame, sinks: pd.DataFrame, constant: int = 12
     fig, (left, right) = _figure(TWO_COLUMNS, 2.6, ncols=2)
     with plt.rc_context(STYLE):
         left.barh(sinks["configuration"], sinks["sink_tokens"], color=BLUE, height=0.6)
-        left.axvline(constant, label=f"a constant {constant}", **LIMIT)
+        left.axvline(constant, label=f"a constant {constant}", **LIMIT | {"color": "black"})
         left.invert_yaxis()
         left.set(xlabel="sink (tokens)", title="Sink = the whole first chunk")
         left.grid(axis="y", visible=False)
@@ -127,6 +128,8 @@ def plot_line_timeline(lines: pd.DataFrame, asks: pd.DataFrame) -> Figure:
     Args:
         lines: `kvlib.scoring.score_lines`: `start_s`, `end_s`, `text`, `asked`, `found`.
         asks: `kvlib.scoring.score_answers`: `time_s`, `exact`.
+
+    The title gives the share of right answers with its 95% Wilson interval.
     """
     fig, axis = _figure(TWO_COLUMNS, 1.2 + 0.13 * len(lines))
     kinds = [
@@ -139,13 +142,18 @@ def plot_line_timeline(lines: pd.DataFrame, asks: pd.DataFrame) -> Figure:
         for label, chosen, look in kinds:
             rows = lines[chosen]
             height = [lines.index.get_loc(i) for i in rows.index]
-            axis.barh(height, rows["end_s"] - rows["start_s"], left=rows["start_s"], height=0.7, linewidth=0, **look)
-            bars.append(Patch(label=f"{label} ({len(rows)})", **look))
+            look |= {"facecolor": look.pop("color"), "edgecolor": "white", "linewidth": 0}  # the edge colours the hatch
+            axis.barh(height, rows["end_s"] - rows["start_s"], left=rows["start_s"], height=0.7, **look)
+            if len(rows):
+                bars.append(Patch(label=f"{label} ({len(rows)})", **look))
         for label, chosen, marker in (("right answer", asks["exact"], "o"), ("wrong answer", ~asks["exact"], "x")):
             times = asks["time_s"][chosen]
             axis.plot(times, [-1.2] * len(times), marker, color="black", markersize=3, label=f"{label} ({len(times)})")
         for time_s in asks["time_s"]:
-            axis.axvline(time_s, color=GREY, linewidth=0.3, zorder=0)
+            axis.axvline(time_s, color="#DDDDDD", linewidth=0.3, zorder=0)
+        right, n = int(asks["exact"].sum()), len(asks)
+        low, high = proportion_confint(right, n, method="wilson")
+        axis.set_title(f"{right} of {n} answers right: {right / n:.0%} (95% Wilson {low:.0%} to {high:.0%})")
         axis.set_yticks(range(len(lines)), [_shorten(text) for text in lines["text"]], fontsize=5)
         axis.set(xlabel="time (s)", ylim=(len(lines), -2))
         axis.grid(visible=False)
@@ -161,17 +169,17 @@ def plot_ttft(ttft_s: pd.Series, limit_s: float) -> Figure:
         median = ttft_s.median() * 1e3
         axis.axvline(median, label=f"median {median:.3g} ms (limit {limit_s:g} s)", **LIMIT)
         axis.set(xlabel="time to first token (ms)", ylabel=f"share of {len(ttft_s)} questions", ylim=(0, 1.02))
-        axis.legend(loc="lower right")
+        _legend_below(fig, ncols=1)
     return fig
 
 
-def plot_accuracy_over_length(scores: pd.DataFrame, first_eviction: int | None = None) -> Figure:
+def plot_accuracy_over_length(scores: pd.DataFrame, first_eviction: float = math.nan) -> Figure:
     """04: share of exact answers over stream length, a panel per question, a line per position mode.
 
     Args:
         scores: one row per cell: `question` (the panel's title), `position_mode`, `chunks` (stream length), `correct`,
             `n`. Bars are 95% Wilson intervals.
-        first_eviction: the first chunk that evicts; left of it the modes are the same.
+        first_eviction: the stream length at which the first eviction came, if any; left of it the modes are the same.
     """
     questions = list(scores["question"].unique())
     fig, axes = _figure(TWO_COLUMNS, 2.6, ncols=len(questions), sharey=True, squeeze=False)
@@ -181,11 +189,11 @@ def plot_accuracy_over_length(scores: pd.DataFrame, first_eviction: int | None =
             for style, mode in zip(SERIES, modes, strict=False):
                 chosen = (scores["question"] == question) & (scores["position_mode"] == mode)
                 _plot_proportion(axis, scores[chosen].sort_values("chunks"), mode, style)
-            if first_eviction is not None:
+            if not math.isnan(first_eviction):
                 axis.axvline(first_eviction, label="first eviction", **LIMIT)
             axis.set(xlabel="chunks streamed", title=question, ylim=(-0.03, 1.03))
-        axes[0][0].set_ylabel("exact answers")
-        axes[0][-1].legend()
+        axes[0][0].set_ylabel(f"exact answers (95% Wilson, n = {_span(scores['n'])})")
+        _legend_below(fig, ncols=len(modes) + 1)
     return fig
 
 
@@ -233,6 +241,12 @@ def _legend_below(fig: Figure, ncols: int, more: Sequence[Artist] = ()):
         for handle, label in zip(*axis.get_legend_handles_labels(), strict=True):
             handles.setdefault(label, handle)
     fig.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=ncols, frameon=False)
+
+
+def _span(numbers: pd.Series) -> str:
+    """The one number there is, or "smallest to largest"."""
+    low, high = numbers.min(), numbers.max()
+    return f"{low}" if low == high else f"{low} to {high}"
 
 
 def _shorten(text: str, length: int = 40) -> str:

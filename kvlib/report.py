@@ -56,7 +56,9 @@ class Report:
         return verdict
 
     def measure(self, name: str, value, n: int | None = None, interval: tuple | None = None, unit: str | None = None):
-        """Record a value with its sample size, its 95% interval (low, high) and its unit, where it has them."""
+        """Record a value with its sample size, its 95% interval (low, high; NaN for none) and its unit, where it has them."""
+        if interval is not None and any(math.isnan(bound) for bound in interval):
+            interval = None
         self.measurements.append({"name": name, "value": value, "n": n, "interval": interval, "unit": unit})
 
     def conclude(self, text: str) -> str:

@@ -20,6 +20,7 @@ from kvlib.report import FAIL
 NOTEBOOK_DIR = paths.ROOT / "notebooks"
 NOTEBOOKS = sorted(path.stem for path in NOTEBOOK_DIR.glob("*.ipynb"))
 ERROR_LINES = 15
+QUIET = ["--log-level=ERROR"]  # kernels warn about their own connection, in the middle of our lines
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -47,7 +48,9 @@ def run_notebook(name: str, parameters: dict) -> bool:
     start, error = time.perf_counter(), None
     try:
         known = {key: parameters[key] for key in parameters.keys() & notebook_parameters(name)}
-        papermill.execute_notebook(source, target, parameters=known, kernel_name="python3", progress_bar=False)
+        papermill.execute_notebook(
+            source, target, parameters=known, kernel_name="python3", progress_bar=False, extra_arguments=QUIET
+        )
     except Exception as caught:  # a failing cell, a dead kernel or a broken file must not stop the other notebooks
         error = caught
     print(f"{time.perf_counter() - start:.1f} s {'failed' if error else 'finished'}", flush=True)

@@ -10,15 +10,22 @@ CLIP = paths.DATA / "clips" / "short.mp4"  # 12 s: 12 chunks of 2 frames at 2 pe
 BYTES = 3 * 2 * 2 * 16 * 4  # per token of the tiny model: layers, keys and values, KV heads, head dim, fp32
 
 
-def test_sinks_are_real_cache_lengths(model, processor):
-    increments, sinks = experiments.detect_sinks(model, processor, CLIP, [2, 4], [56, 84], chunks=3, budget=2000)
+def test_sinks_are_real_cache_lengths_at_full_size(model, processor):
+    limits = dict(processor.image_processor.size)
+    assert limits["longest_edge"] == 50 * 28 * 28, (
+        "the heights below must need more than the limit for this test to say anything"
+    )
+    increments, sinks = experiments.detect_sinks(model, processor, CLIP, [2, 4], [280, 336], chunks=3, budget=5000)
+    assert dict(processor.image_processor.size) == limits
     assert len(sinks) == 4
     assert len(increments) == 12
     first = increments[increments["chunk"] == 0].set_index("configuration")["new_tokens"]
     assert (sinks.set_index("configuration")["sink_tokens"] == first).all()
-    grid = {56: 2 * 4, 84: 3 * 6}
+    system = len("system\nYou are a helpful assistant.") + 3  # the tokenizer has a token per byte, and three special ones here
     for row in sinks.itertuples():
-        assert row.mean_real == row.mean_recorded == row.chunk_frames // 2 * grid[row.height] + 10  # "user\n" is five bytes
+        vision = row.chunk_frames // 2 * (row.height // 28) * (2 * row.height // 28)  # the clip is twice as wide as high
+        assert row.mean_real == row.mean_recorded == vision + 10  # "user\n" is five bytes
+        assert row.sink_tokens == vision + 10 + system > 128
 
 
 def test_a_stream_without_eviction_ends_at_the_limit_and_with_it_runs_through(model, processor):
@@ -55,6 +62,19 @@ def test_tuning_goes_up_while_there_is_room_and_down_when_memory_ends(model, pro
     assert found == best
 
 
+def test_a_budget_found_is_the_default_of_its_model_and_device(tmp_path):
+    cpu, folder = torch.device("cpu"), str(tmp_path)
+    assert experiments.choose_budget(0, "a", cpu, folder) == (experiments.DEFAULT_BUDGET, "kvlib's default")
+    experiments.save_budget(700, "a", cpu, folder)
+    experiments.save_budget(800, "b", cpu, folder)
+    experiments.save_budget(900, "a", cpu, folder)
+    assert experiments.choose_budget(0, "a", cpu, folder)[0] == 900
+    assert "02_oom_free" in experiments.choose_budget(0, "a", cpu, folder)[1]
+    assert experiments.choose_budget(0, "b", cpu, folder)[0] == 800
+    assert experiments.choose_budget(0, "c", cpu, folder)[0] == experiments.DEFAULT_BUDGET
+    assert experiments.choose_budget(50, "a", cpu, folder) == (50, "given")
+
+
 def test_periodic_questions_are_asked_on_time_and_leave_no_trace(model, processor):
     engine = VideoStreamingInference(model, processor, "cpu", EvictionConfig(160))
     asks = experiments.ask_periodically(engine, CLIP, 2, 2.0, 3, "What?", 4)
@@ -81,6 +101,15 @@ def test_both_modes_watch_the_same_streams(model, processor):
     assert len(answers) == 8
     assert not answers["truth"].eq("No text visible").any()
     assert answers.groupby(["chunks", "question"])["truth"].nunique().eq(1).all()
+    assert answers["first_eviction"].eq(3).all()  # 98 + 60 tokens fit into 200, 60 more do not
+
+
+def test_sharing_the_vision_tower_and_the_cores_changes_no_answer(model, processor):
+    together = experiments.accuracy_over_length(model, processor, [4], streams=3, budget=200, seed=0)
+    for mode in ("keep", "remap"):
+        alone = experiments.accuracy_over_length(model, processor, [4], streams=3, budget=200, seed=0, modes=(mode,))
+        rows = together[together["position_mode"] == mode].reset_index(drop=True)
+        pd.testing.assert_frame_equal(alone, rows)
 
 
 def test_intervals_are_wilsons():

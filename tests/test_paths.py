@@ -87,10 +87,12 @@ def test_relative_paths_are_looked_for_here_first_then_in_the_repository(root, t
 def test_report_path_is_a_file_or_a_folder(root, tmp_path, monkeypatch):
     assert paths.report_path("02") == paths.RESULTS / "02_report.txt"
     assert paths.report_path("02", "results/small") == root / "results/small/02_report.txt"
+    assert paths.budgets_path("results/small") == root / "results/small/budgets.json"
     monkeypatch.setenv("REPORT_PATH", str(tmp_path / "reports"))
     assert paths.report_path("02", "results/small") == tmp_path / "reports/02_report.txt"
     monkeypatch.setenv("REPORT_PATH", str(tmp_path / "mine.txt"))
     assert paths.report_path("02") == tmp_path / "mine.txt"
+    assert paths.budgets_path() == tmp_path / "budgets.json"
 
 
 def test_figures_leave_the_committed_folder_alone_when_an_output_folder_is_given(root):

@@ -61,6 +61,8 @@ def test_accuracy_panels_lines_and_wilson_bars():
     assert keep.lines[0].get_marker() != remap.lines[0].get_marker()
     assert keep.lines[0].get_linestyle() != remap.lines[0].get_linestyle()
     assert "first eviction" in labels(fig)
+    assert fig.axes[0].get_ylabel() == "exact answers (95% Wilson, n = 32)"
+    assert "first eviction" not in labels(plots.plot_accuracy_over_length(SCORES))
 
 
 def test_memory_marks_every_eviction_and_the_end():
@@ -99,6 +101,7 @@ def test_timeline_shows_each_line_by_what_became_of_it():
     (axis,) = fig.axes
     assert {"found (1)", "asked, not found (1)", "never on screen when asked (1)"} <= set(labels(fig))
     assert {"right answer (1)", "wrong answer (1)"} <= set(labels(fig))
+    assert axis.get_title() == "1 of 2 answers right: 50% (95% Wilson 9% to 91%)"
     found = [bar for bar in axis.patches if bar.get_facecolor() == plt.matplotlib.colors.to_rgba(plots.BLUE)]
     assert [(bar.get_x(), bar.get_width()) for bar in found] == [(0, 4)]
     assert [text.get_text() for text in axis.get_yticklabels()] == ["one", "two", "three"]

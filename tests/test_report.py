@@ -26,6 +26,7 @@ def filled(tmp_path):
     made.check("P4", "peak below the limit", np.float64("nan"), None)
     made.check("P5", "cache length unchanged", {"before": 10, "after": 12}, False)
     made.measure("exact answers", 0.9375, n=32, interval=(0.7985, 0.9827))
+    made.measure("error rate", 0.25, n=4, interval=(math.nan, math.nan))
     made.measure("peak", torch.tensor(21.5), unit="GiB")
     made.conclude("The budget holds.")
     return made
@@ -41,6 +42,7 @@ def test_text_and_json_hold_the_same_content(filled):
         "WARN  [P4] peak below the limit: not measured",
         "FAIL  [P5] cache length unchanged",
         "exact answers: 0.9375 (95% interval 0.7985 to 0.9827), n = 32",
+        "error rate: 0.25, n = 4",
         "peak: 21.5 GiB",
         "MAX_CACHE_TOKENS = 1300",
         "MODEL_PATH = 'data/reader'",

@@ -1,5 +1,6 @@
 """The runner, on real tiny notebooks through papermill, and the rules that the project's own notebooks keep."""
 
+import ast
 import json
 import re
 
@@ -8,6 +9,7 @@ import papermill
 import pytest
 
 from kvlib import paths, workbook
+from kvlib.stream import DEFAULT_QUESTION
 
 GOOD = """
 from kvlib.report import Report
@@ -121,3 +123,8 @@ def test_notebooks_are_clean_and_parameterised(path):
     assert content.metadata.kernelspec.name == "python3"
     assert content.metadata.language_info.name == "python", "papermill needs it"
     assert not [cell for cell in code if any(row.startswith("def ") for row in cell.source.splitlines())]
+
+
+def test_the_default_question_is_the_librarys():
+    question = papermill.inspect_notebook(paths.ROOT / "notebooks/03_periodic_ask.ipynb")["QUESTION"]["default"]
+    assert ast.literal_eval(question) == DEFAULT_QUESTION
