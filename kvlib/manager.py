@@ -19,6 +19,7 @@ class CacheSnapshot:
     lengths: tuple[int, ...]
     chunks: tuple[ChunkSpan, ...]
     positions: torch.Tensor
+    chunks_seen: int
     seen: int
     next_position: int
     evictor: dict | None
@@ -28,9 +29,9 @@ class CacheSnapshot:
 class KVCacheManager:
     """Owns a stream's `cache` and `evictor` (None = never evict).
 
-    `seen` counts every chunk token ever stored, `get_seq_length()` those that are stored now: two different numbers after
-    the first eviction. `next_position` is the M-RoPE position of the next token, `positions` int64 [3, stored tokens] where
-    the stored ones stand.
+    `chunks_seen` and `seen` count every chunk and chunk token ever stored, `get_seq_length()` the tokens that are stored now:
+    different numbers after the first eviction. `next_position` is the M-RoPE position of the next token, `positions` int64
+    [3, stored tokens] where the stored ones stand.
     """
 
     def __init__(self, layers: int, evictor: KVCacheEvictor | None = None):
@@ -38,7 +39,7 @@ class KVCacheManager:
         self.cache = StreamCache(layers, int(budget * (1 + SLACK)) + QUESTION_ROOM)
         self.evictor = evictor
         self.chunks: list[ChunkSpan] = []
-        self.seen, self.next_position = 0, 0
+        self.chunks_seen, self.seen, self.next_position = 0, 0, 0
         self.positions = torch.empty(3, 0, dtype=torch.long)
 
     def get_seq_length(self) -> int:
@@ -64,9 +65,9 @@ class KVCacheManager:
         """
         if is_new_chunk:
             tokens = positions.shape[1]
-            index = self.chunks[-1].index + 1 if self.chunks else 0
+            index = self.chunks_seen
             self.chunks = [*self.chunks, ChunkSpan(index, tokens, self.next_position, next_position, self.next_position)]
-            self.seen += tokens
+            self.chunks_seen, self.seen = index + 1, self.seen + tokens
             if self.evictor is not None:
                 record = self.evictor.update_chunk_stats if index else self.evictor.set_first_chunk_info
                 record(tokens)
@@ -80,6 +81,7 @@ class KVCacheManager:
             tuple(self.cache.lengths()),
             tuple(self.chunks),
             self.positions,
+            self.chunks_seen,
             self.seen,
             self.next_position,
             self.evictor.state() if self.evictor else None,
@@ -99,7 +101,8 @@ class KVCacheManager:
         for layer, length in zip(self.cache.layers, snapshot.lengths, strict=True):
             layer.truncate(length)
         self.chunks = list(snapshot.chunks)
-        self.positions, self.seen, self.next_position = snapshot.positions, snapshot.seen, snapshot.next_position
+        self.positions, self.next_position = snapshot.positions, snapshot.next_position
+        self.chunks_seen, self.seen = snapshot.chunks_seen, snapshot.seen
         if self.evictor:
             self.evictor.load_state(snapshot.evictor)
 
@@ -113,7 +116,7 @@ class KVCacheManager:
                     digest.update(tensor.contiguous().view(torch.uint8).cpu().numpy())
         evictor = self.evictor.state() if self.evictor else None
         digest.update(self.positions.numpy())
-        digest.update(repr((self.chunks, self.seen, self.next_position, evictor)).encode())
+        digest.update(repr((self.chunks, self.chunks_seen, self.seen, self.next_position, evictor)).encode())
         return digest.hexdigest()
 
     def _move_positions(self, before: list[ChunkSpan]) -> None:

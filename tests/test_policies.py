@@ -96,6 +96,16 @@ def test_sink_and_newest_stay_and_the_budget_holds(engine, frames, policy):
         assert info["cache_seq_length"] <= 220
 
 
+@ALL
+def test_a_chunk_keeps_its_number_when_there_is_room_for_one_only(engine, frames, policy):
+    streamed = engine(EvictionConfig(100, policy=policy))
+    first = streamed.append_video_chunk(frames(2, 0))["cache_seq_length"]
+    streamed = engine(EvictionConfig(first + 20, policy=policy))
+    for seed in range(5):
+        streamed.append_video_chunk(frames(2, seed))
+        assert [chunk.index for chunk in streamed.cache_manager.chunks] == sorted({0, seed})
+
+
 def spans(indices, scores=None, tokens=10):
     return [ChunkSpan(i, tokens, 0, 0, 0, (scores or {}).get(i, 0.0)) for i in indices]
 
@@ -200,7 +210,7 @@ def test_ten_thousand_turns_in_bf16_do_not_drift():
     for turn in range(1, 10_001):
         layer.turn(0, chunk, 17 * turn, frequencies)
         chain = rotate_keys(chain, 17, frequencies)
-    exact = rotate_keys(keys.double(), 170_000, frequencies).float()
+    exact = rotate_keys(keys.float(), 170_000, frequencies)
 
     def error(found):
         return ((found.float() - exact).norm() / exact.norm()).item()

@@ -1,0 +1,187 @@
+"""What to forget: the study of policies and position modes on streams with known answers.
+
+Every contender watches the same streams under the same budget in tokens. At the end of a stream, whose length it cannot know,
+it is asked for the text on screen (now), for the first chunk's text (title), and for the texts of cards that were shown a
+known number of chunks ago, each in a colour of its own (history at age k).
+"""
+
+import os
+import random
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from tempfile import NamedTemporaryFile
+
+import pandas as pd
+import torch
+from tqdm.auto import tqdm
+
+from kvlib.baselines import LastFrames
+from kvlib.diagnosis import contiguous_positions, explain
+from kvlib.evictor import EvictionConfig
+from kvlib.policies import Importance
+from kvlib.policies.scorers import SCORERS
+from kvlib.positions import rotate_keys
+from kvlib.scoring import normalise
+from kvlib.stream import VideoStreamingInference
+from kvlib.synthetic import COLORS, QUESTIONS, Scene, answer, draw_stream, render, write_video
+from kvlib.video import VideoChunks
+
+SOURCE_SIZE = (560, 280)  # width and height of the streams, in pixels
+MAX_NEW_TOKENS = 60
+
+
+def contenders(budget: int, position_mode: str = "remap") -> dict[str, Callable]:
+    """What is compared at `budget` tokens: name -> function of (model, processor) that makes an engine.
+
+    "none" never evicts, so its memory has no bound; "last_n" has no cache and watches as many chunks as the budget holds.
+    """
+
+    def evicting(policy) -> Callable:
+        config = EvictionConfig(budget, policy=policy, position_mode=position_mode)
+        return lambda model, processor: VideoStreamingInference(model, processor, model.device, config)
+
+    return {
+        "none": lambda model, processor: VideoStreamingInference(model, processor, model.device),
+        "sink_window": evicting("sink_window"),
+        "uniform": evicting("uniform"),
+        **{f"importance: {name}": evicting(Importance(name)) for name in SCORERS},
+        "last_n": lambda model, processor: LastFrames(model, processor, model.device, budget),
+    }
+
+
+def draw_history_stream(chunks: int, ages: Sequence[int], seed: int) -> tuple[list[Scene], dict[int, str]]:
+    """A held-out stream that shows its only cards `ages` chunks before its end, and the colour of each age's card.
+
+    Ages that the stream is too short for are left out; the title is no card and the last screen is not blank. Raises
+    ValueError for more ages than there are colours.
+    """
+    if len(ages) > len(COLORS):
+        raise ValueError(f"{len(ages)} ages: there are {len(COLORS)} colours of cards, give at most so many ages")
+    rng = random.Random(f"history {seed}")
+    spare = [scene.text for scene in draw_stream(2 * len(COLORS) + 8, seed + 1_000_000) if scene.text]
+    scenes = [replace(scene, color=None) for scene in draw_stream(chunks, seed)]
+    colors = dict(zip(ages, rng.sample(sorted(COLORS), len(ages)), strict=True))
+    shown = {age: color for age, color in colors.items() if age < chunks - 1}
+    for age, color in shown.items():
+        place = chunks - 1 - age
+        scenes[place] = replace(scenes[place], color=color, text=scenes[place].text or spare.pop())
+    scenes[-1] = replace(scenes[-1], text=scenes[-1].text or spare.pop())
+    return scenes, shown
+
+
+def ask_all(engine, scenes: Sequence[Scene], colors: dict[int, str]) -> list[dict]:
+    """Ask for now, title and history, greedily: a row [question, age, truth, answer, correct, ttft, prompt_tokens] each."""
+    asked = [("now", 0, "now", None), ("title", len(scenes) - 1, "title", None)]
+    asked += [("history", age, "card", color) for age, color in colors.items()]
+    rows = []
+    for name, age, kind, color in asked:
+        truth = answer(scenes, kind, color)
+        got, metrics = engine.ask(QUESTIONS[kind][0].format(color=color), max_new_tokens=MAX_NEW_TOKENS, do_sample=False)
+        known = dict(question=name, age=age, truth=truth, answer=got, correct=normalise(got) == normalise(truth))
+        rows.append(known | {key: metrics[key] for key in ("ttft", "prompt_tokens")})
+    return rows
+
+
+def compare(model, processor, engines: dict[str, Callable], lengths: tuple[int, int], ages, streams: int, seed: int):
+    """Let every contender watch the same `streams` streams of `lengths` (least, most) chunks, drawn at random, and ask it.
+
+    engines: as `contenders` gives them. A table [stream, contender, chunks, cache_tokens, cache_bytes, question, age, truth,
+    answer, correct, ttft, prompt_tokens], paired by stream.
+    """
+
+    def watch(stream: int) -> list[dict]:
+        chunks = random.Random(f"length {seed + stream}").randint(*lengths)
+        scenes, colors = draw_history_stream(chunks, ages, seed + stream)
+        made = {name: make(model, processor) for name, make in engines.items()}
+        for frames in play(scenes):
+            for engine in made.values():
+                engine.append_video_chunk(frames)
+        rows = []
+        for name, engine in made.items():
+            info = engine.get_cache_info()
+            same = dict(stream=stream, contender=name, chunks=chunks)
+            same |= dict(cache_tokens=info["cache_seq_length"], cache_bytes=info["cache_bytes"])
+            rows += [same | row for row in ask_all(engine, scenes, colors)]
+        return rows
+
+    return pd.DataFrame([row for rows in each_stream(watch, streams, model) for row in rows])
+
+
+def blame(model, processor, budget: int, lengths: tuple[int, int], ages, streams: int, seed: int) -> pd.DataFrame:
+    """Why a stream that keeps its holes answers wrong: a table [stream, question, age, correct, reason].
+
+    Every wrong answer is asked for again in two other worlds: the same tokens at contiguous positions, and the same positions
+    with nothing evicted (`kvlib.diagnosis.explain`).
+    """
+
+    def watch(stream: int) -> list[dict]:
+        chunks = random.Random(f"length {seed + stream}").randint(*lengths)
+        scenes, colors = draw_history_stream(chunks, ages, seed + stream)
+        full = VideoStreamingInference(model, processor, model.device)
+        gapped = VideoStreamingInference(model, processor, model.device, EvictionConfig(budget, position_mode="keep"))
+        for frames in play(scenes):
+            full.append_video_chunk(frames)
+            gapped.append_video_chunk(frames)
+        worlds = [ask_all(engine, scenes, colors) for engine in (gapped, full)]
+        with contiguous_positions(gapped):
+            worlds.insert(1, ask_all(gapped, scenes, colors))
+        return [
+            dict(stream=stream, question=row["question"], age=row["age"], correct=row["correct"],
+                 reason=explain(row["correct"], closed["correct"], everything["correct"]))
+            for row, closed, everything in zip(*worlds, strict=True)
+        ]  # fmt: skip
+
+    return pd.DataFrame([row for rows in each_stream(watch, streams, model) for row in rows])
+
+
+def timeline(model, processor, engines: dict[str, Callable], chunks: int, seed: int) -> pd.DataFrame:
+    """Which chunks are alive at each moment of one stream: a table [contender, moment, alive] of chunk numbers.
+
+    Contenders without a record of their chunks are left out.
+    """
+    made = {name: make(model, processor) for name, make in engines.items()}
+    made = {name: engine for name, engine in made.items() if isinstance(engine, VideoStreamingInference)}
+    rows = []
+    for moment, frames in enumerate(play(draw_stream(chunks, seed))):
+        for name, engine in made.items():
+            engine.append_video_chunk(frames)
+            rows += [dict(contender=name, moment=moment, alive=chunk.index) for chunk in engine.cache_manager.chunks]
+    return pd.DataFrame(rows)
+
+
+def drift(inverse_frequencies: torch.Tensor, turns: Sequence[int], step: int, seed: int) -> pd.DataFrame:
+    """How far bf16 keys are off after `turns` rotations by `step` positions: a table [turns, method, error].
+
+    method: "chain" rotates the last result again, "original" the kept original once (as kvlib does); error is relative to a
+    rotation in fp32, ||found - exact|| / ||exact||, on 64 random keys.
+    """
+    size = 2 * len(inverse_frequencies)
+    keys = torch.randn(64, size, generator=torch.Generator().manual_seed(seed)).to(torch.bfloat16)
+    chain, rows = keys, []
+    for turn in range(1, max(turns) + 1):
+        chain = rotate_keys(chain, step, inverse_frequencies)
+        if turn in turns:
+            exact = rotate_keys(keys.float(), step * turn, inverse_frequencies)
+            for method, found in (("chain", chain), ("original", rotate_keys(keys, step * turn, inverse_frequencies))):
+                error = ((found.float() - exact).norm() / exact.norm()).item()
+                rows.append(dict(turns=turn, method=method, error=error))
+    return pd.DataFrame(rows)
+
+
+def play(scenes: Sequence[Scene]):
+    """The scenes as H.264, decoded again: uint8 [2, H, W, 3] for each, at two frames per second."""
+    with NamedTemporaryFile(suffix=".mp4") as file:
+        write_video(file.name, (frame for scene in scenes for frame in render(scene, *SOURCE_SIZE, 2)), fps=2)
+        for _, frames in VideoChunks(file.name, 2, 2):
+            yield frames
+
+
+def each_stream(watch: Callable, streams: int, model) -> list:
+    """`watch(number)` for every stream, on a CPU one stream per core: the tensors are too small to be split."""
+    workers, threads = os.cpu_count() if model.device.type == "cpu" else 1, torch.get_num_threads()
+    try:
+        with ThreadPoolExecutor(workers, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+            return list(tqdm(pool.map(watch, range(streams)), total=streams, desc="streams"))
+    finally:
+        torch.set_num_threads(threads)  # one number for the whole process
