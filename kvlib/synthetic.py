@@ -293,7 +293,7 @@ def _draw_text(image: Image.Image, scene: Scene, rng: np.random.Generator) -> np
     """Write the scene's lines onto the image, in a size that fits and a colour that can be read; returns the characters'
     centres."""
     lines = scene.text.split("\n")
-    font = _fit_font(scene.font, lines, image.width, image.height, rng.uniform(0.10, 0.17))
+    font = _fit_font(scene.font, lines, image.width, image.height, rng.uniform(0.12, 0.18))
     widths = [font.getlength(line) for line in lines]
     pitch = font.size * rng.uniform(1.15, 1.4)
     left, top = _place(scene, rng, image, max(widths), pitch * len(lines))
