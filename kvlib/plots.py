@@ -184,15 +184,18 @@ def plot_accuracy_over_length(scores: pd.DataFrame, first_eviction: float = math
     questions = list(scores["question"].unique())
     fig, axes = _figure(TWO_COLUMNS, 2.6, ncols=len(questions), sharey=True, squeeze=False)
     modes = list(scores["position_mode"].unique())
+    apart = 0.012 * scores["chunks"].max()  # so that lines of equal values do not hide each other
     with plt.rc_context(STYLE):
         for axis, question in zip(axes[0], questions, strict=True):
-            for style, mode in zip(SERIES, modes, strict=False):
+            for i, (style, mode) in enumerate(zip(SERIES, modes, strict=False)):
                 chosen = (scores["question"] == question) & (scores["position_mode"] == mode)
-                _plot_proportion(axis, scores[chosen].sort_values("chunks"), mode, style)
+                _plot_proportion(
+                    axis, scores[chosen].sort_values("chunks"), mode, style, shift=apart * (i - (len(modes) - 1) / 2)
+                )
             if not math.isnan(first_eviction):
                 axis.axvline(first_eviction, label="first eviction", **LIMIT)
             axis.set(xlabel="chunks streamed", title=question, ylim=(-0.03, 1.03))
-        axes[0][0].set_ylabel(f"exact answers (95% Wilson, n = {_span(scores['n'])})")
+        axes[0][0].set_ylabel(f"exact answers\n(n = {_span(scores['n'])}, 95% Wilson)")
         _legend_below(fig, ncols=len(modes) + 1)
     return fig
 
@@ -211,12 +214,13 @@ def _styles():
             yield style | {"linestyle": SERIES[(i + round_) % len(SERIES)]["linestyle"]}
 
 
-def _plot_proportion(axis: Axes, rows: pd.DataFrame, label: str, style: dict):
+def _plot_proportion(axis: Axes, rows: pd.DataFrame, label: str, style: dict, shift: float):
+    """One line with its intervals, moved `shift` chunks to the right."""
     share = rows["correct"] / rows["n"]
     low, high = proportion_confint(rows["correct"], rows["n"], method="wilson")
     # Wilson's bounds pass 0 and 1 by rounding errors, which matplotlib refuses as negative bars.
     bars = [(share - low).clip(lower=0), (high - share).clip(lower=0)]
-    axis.errorbar(rows["chunks"], share, yerr=bars, label=label, capsize=2, elinewidth=0.7, **style)
+    axis.errorbar(rows["chunks"] + shift, share, yerr=bars, label=label, capsize=2, elinewidth=0.7, **style)
 
 
 def _mark_events(axis: Axes, chunk: pd.Series, height: pd.Series, event: pd.Series, color: str):

@@ -16,6 +16,7 @@ from pathlib import Path
 
 import pandas as pd
 import torch
+from pandas.io.formats.style import Styler
 
 from kvlib import paths
 
@@ -66,10 +67,10 @@ class Report:
         self.conclusion = text
         return text
 
-    def table(self) -> pd.DataFrame:
+    def table(self) -> Styler:
         """The criteria, one row each, for display."""
         table = pd.DataFrame(self.criteria, columns=["id", "description", "measured", "verdict"])
-        return table.assign(measured=table["measured"].map(_text)).set_index("id")
+        return full_text(table.assign(measured=table["measured"].map(_text)))
 
     def provenance(self) -> dict:
         """What made the numbers: parameters, seed, device and versions. The same run gives the same dictionary."""
@@ -102,6 +103,13 @@ class Report:
         write_atomic(path.with_suffix(".json"), json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False))
         write_atomic(path, _as_text(content))
         return path
+
+
+def full_text(table: pd.DataFrame) -> Styler:
+    """A table for display whose texts are whole and start at the left; pandas would cut them at 50 characters."""
+    left = {"text-align": "left", "white-space": "pre-wrap"}
+    heads = [{"selector": "th", "props": [("text-align", "left")]}]
+    return table.style.hide(axis="index").set_properties(**left).set_table_styles(heads).format(precision=3)
 
 
 def device_name(device: torch.device | str) -> str:

@@ -38,4 +38,6 @@ def _field(name: str, value) -> widgets.Widget:
         return widgets.Dropdown(options=value, value=value[0], **look)
     if type(value) not in kinds:
         raise TypeError(f"{name}={value!r}: no field for {type(value).__name__}; give a number, a text or a tuple of choices")
+    if isinstance(value, str):
+        look["layout"] = {"width": "95%"}  # questions are long
     return kinds[type(value)](value=value, **look)

@@ -20,7 +20,7 @@ from kvlib.report import FAIL
 NOTEBOOK_DIR = paths.ROOT / "notebooks"
 NOTEBOOKS = sorted(path.stem for path in NOTEBOOK_DIR.glob("*.ipynb"))
 ERROR_LINES = 15
-QUIET = ["--log-level=ERROR"]  # kernels warn about their own connection, in the middle of our lines
+QUIET = ["--log-level=CRITICAL"]  # kernels complain of their connection and of the end, in the middle of our lines
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -72,7 +72,7 @@ def test_numpy_and_torch_verdicts(tmp_path):
     made = Report("x", {}, 0, "cpu", str(tmp_path))
     assert made.check("A", "a", 1, np.bool_(True)) == "PASS"
     assert made.check("B", "b", 1, torch.tensor(False)) == "FAIL"
-    assert list(made.table()["verdict"]) == ["PASS", "FAIL"]
+    assert list(made.table().data["verdict"]) == ["PASS", "FAIL"]
 
 
 def test_a_criterion_cannot_be_recorded_twice(filled):
@@ -133,3 +133,9 @@ def test_kvlib_need_not_be_installed(filled, monkeypatch):
 
     monkeypatch.setattr(importlib.metadata, "version", missing)
     assert filled.provenance()["versions"]["kvlib"] == "not installed"
+
+
+def test_tables_show_texts_whole(tmp_path):
+    made = Report("x", {}, 0, "cpu", str(tmp_path))
+    made.check("A", "word " * 40 + "end", 1, True)
+    assert "word " * 40 + "end" in made.table().to_html()
