@@ -763,6 +763,7 @@ def train(fonts: Path, out: Path, seconds: float, clips: int, workers: int, capa
         device=torch.cuda.get_device_name() if device.type == "cuda" else "cpu",
         seconds=seconds,
         clips=clips,
+        families=len(families),
         torch=torch.__version__,
     )
     if device.type == "cuda":
@@ -831,7 +832,8 @@ def train(fonts: Path, out: Path, seconds: float, clips: int, workers: int, capa
             saved = time.time()
             save_checkpoint(model, tokenizer, out)
     final = monitor(trainer, packer, pool, min(2048, 2 * clips))
-    say(s=round(time.time() - began), step=step, chunks=chunks_seen, answers=answers, final=final)
+    rendered = sum(ring.added for ring in pool.train.values())
+    say(s=round(time.time() - began), step=step, chunks=chunks_seen, answers=answers, rendered=rendered, final=final)
     if device.type == "cuda":
         say(peak_gib=round(torch.cuda.max_memory_allocated() / 2**30, 1))
     save_checkpoint(model, tokenizer, out)
