@@ -146,16 +146,16 @@ def plot_line_timeline(lines: pd.DataFrame, asks: pd.DataFrame) -> Figure:
             axis.barh(height, rows["end_s"] - rows["start_s"], left=rows["start_s"], height=0.7, **look)
             if len(rows):
                 bars.append(Patch(label=f"{label} ({len(rows)})", **look))
-        for label, chosen, marker in (("right answer", asks["exact"], "o"), ("wrong answer", ~asks["exact"], "x")):
+        for row, label, chosen, marker in ((-2, "right answer", asks["exact"], "o"), (-1, "wrong answer", ~asks["exact"], "x")):
             times = asks["time_s"][chosen]
-            axis.plot(times, [-1.2] * len(times), marker, color="black", markersize=3, label=f"{label} ({len(times)})")
+            axis.plot(times, [row] * len(times), marker, color="black", markersize=3, label=f"{label} ({len(times)})")
         for time_s in asks["time_s"]:
             axis.axvline(time_s, color="#DDDDDD", linewidth=0.3, zorder=0)
         right, n = int(asks["exact"].sum()), len(asks)
         low, high = proportion_confint(right, n, method="wilson")
         axis.set_title(f"{right} of {n} answers right: {right / n:.0%} (95% Wilson {low:.0%} to {high:.0%})")
         axis.set_yticks(range(len(lines)), [_shorten(text) for text in lines["text"]], fontsize=5)
-        axis.set(xlabel="time (s)", ylim=(len(lines), -2))
+        axis.set(xlabel="time (s)", ylim=(len(lines), -3))
         axis.grid(visible=False)
         _legend_below(fig, ncols=3, more=bars)
     return fig
