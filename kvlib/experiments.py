@@ -4,7 +4,7 @@ import copy
 import json
 import math
 import os
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from tempfile import NamedTemporaryFile
@@ -22,7 +22,7 @@ from kvlib.model import Processor, StreamQwenModel, load_processor
 from kvlib.report import device_name, write_atomic
 from kvlib.scoring import normalise
 from kvlib.stream import VideoStreamingInference
-from kvlib.synthetic import QUESTIONS, draw_stream, render, write_video
+from kvlib.synthetic import QUESTIONS, Scene, draw_stream, render, write_video
 from kvlib.synthetic import answer as true_answer
 from kvlib.video import VideoChunks
 
@@ -30,6 +30,7 @@ CARD_LIMIT = int(23.3 * 2**30)  # bytes: what a 24 GB card leaves to a process
 CPU_CACHE_LIMIT = int(10.5 * 2**20)  # bytes of cache: a small stand-in for a card, for the embedded reader
 DEFAULT_BUDGET = 1000  # tokens: sink and window then hold the 16 chunks that the embedded reader was trained on
 NO_PIXEL_LIMIT = 10**9
+SOURCE_SIZE = (560, 280)  # width and height of the synthetic streams, in pixels
 
 
 def default_device() -> torch.device:
@@ -204,48 +205,43 @@ def accuracy_over_length(model, processor, lengths, streams: int, budget: int, s
     def watch(stream: int) -> list[dict]:
         return _watch_stream(model, processor, lengths, stream, budget, seed, modes)
 
-    # One thread for each stream's tensor operations: they are too small to be split.
+    return pd.DataFrame([row for rows in each_stream(watch, streams, model) for row in rows])
+
+
+def each_stream(watch: Callable, streams: int, model) -> list:
+    """`watch(number)` for every stream, in order; on a CPU one per core, because the tensors are too small to be split."""
     workers, threads = os.cpu_count() if model.device.type == "cpu" else 1, torch.get_num_threads()
     try:
         with ThreadPoolExecutor(workers, initializer=torch.set_num_threads, initargs=(1,)) as pool:
-            watched = list(tqdm(pool.map(watch, range(streams)), total=streams, desc="streams"))
+            return list(tqdm(pool.map(watch, range(streams)), total=streams, desc="streams"))
     finally:
         torch.set_num_threads(threads)  # MKL keeps one number for the whole process
-    return pd.DataFrame([row for rows in watched for row in rows])
 
 
-class _Watcher(VideoStreamingInference):
-    """An engine that takes over what its `leader` saw, which must have watched the same frames just before; without a leader
-    it looks for itself."""
-
-    def __init__(self, *arguments, leader=None):
-        super().__init__(*arguments)
-        self.leader = leader
-
-    def _encode(self, frames, fps):
-        self.encoded = self.leader.encoded if self.leader else super()._encode(frames, fps)
-        return self.encoded
+def play(scenes: Sequence[Scene]) -> Iterator[np.ndarray]:
+    """The scenes as H.264, decoded again: uint8 [2, H, W, 3] for each, at two frames per second."""
+    with NamedTemporaryFile(suffix=".mp4") as file:
+        write_video(file.name, (frame for scene in scenes for frame in render(scene, *SOURCE_SIZE, 2)), fps=2)
+        for _, frames in VideoChunks(file.name, 2, 2):
+            yield frames
 
 
 def _watch_stream(model, processor, lengths, stream: int, budget: int, seed: int, modes) -> list[dict]:
     scenes = draw_stream(max(lengths), seed + stream)
     for index in lengths:  # a blank screen would be a question of another kind
         scenes[index - 1] = replace(scenes[index - 1], text=scenes[index - 1].text or f"Line {index}")
-    rows, engines, first_eviction = [], {}, math.nan
-    for mode in modes:
-        leader = next(iter(engines.values()), None)
-        config = EvictionConfig(budget, position_mode=mode)
-        engines[mode] = _Watcher(model, processor, model.device, config, leader=leader)
-    with NamedTemporaryFile(suffix=".mp4") as file:
-        write_video(file.name, (frame for scene in scenes for frame in render(scene, 560, 280, 2)), fps=2)
-        for index, (_, frames) in enumerate(VideoChunks(file.name, 2, 2), start=1):
-            for mode, engine in engines.items():
-                info = engine.append_video_chunk(frames)
-                if math.isnan(first_eviction) and info["eviction_stats"]["total_evictions"]:
-                    first_eviction = index
-                if index in lengths:
-                    asked = _ask_title_and_line(engine, scenes[:index])
-                    rows += [dict(stream=stream, position_mode=mode, chunks=index, **row) for row in asked]
+    configs = {mode: EvictionConfig(budget, position_mode=mode) for mode in modes}
+    engines = {mode: VideoStreamingInference(model, processor, model.device, config) for mode, config in configs.items()}
+    rows, first_eviction = [], math.nan
+    for index, frames in enumerate(play(scenes), start=1):
+        chunk = engines[modes[0]].encode(frames)
+        for mode, engine in engines.items():
+            info = engine.append_encoded(chunk)
+            if math.isnan(first_eviction) and info["eviction_stats"]["total_evictions"]:
+                first_eviction = index
+            if index in lengths:
+                asked = _ask_title_and_line(engine, scenes[:index])
+                rows += [dict(stream=stream, position_mode=mode, chunks=index, **row) for row in asked]
     return [row | {"first_eviction": first_eviction} for row in rows]
 
 

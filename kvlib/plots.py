@@ -200,6 +200,96 @@ def plot_accuracy_over_length(scores: pd.DataFrame, first_eviction: float = math
     return fig
 
 
+def plot_retention(scores: pd.DataFrame) -> Figure:
+    """05: share of exact answers about what was shown some chunks ago at equal budget, a line per policy.
+
+    Args:
+        scores: one row per cell: `panel` (title), `contender`, `age` (chunks since the card was on screen), `correct`, `n`.
+    """
+    panels, ages = list(scores["panel"].unique()), sorted(scores["age"].unique())
+    fig, axes = _figure(TWO_COLUMNS, 3.0, ncols=len(panels), sharey=True, squeeze=False)
+    with plt.rc_context(STYLE):
+        for axis, panel in zip(axes[0], panels, strict=True):
+            inside = scores[scores["panel"] == panel]
+            names = list(inside["contender"].unique())
+            for i, (style, name) in enumerate(zip(_styles(), names, strict=False)):
+                rows = inside[inside["contender"] == name].sort_values("age")
+                apart = 1.04 ** (i - (len(names) - 1) / 2)  # so that lines of equal values do not hide each other
+                _plot_proportion(axis, rows.assign(chunks=rows["age"] * apart), name, style, shift=0)
+            axis.set_xscale("log", base=2)
+            axis.set_xticks(ages, [str(age) for age in ages])
+            axis.minorticks_off()
+            axis.set(xlabel="age: chunks since it was on screen", ylim=(-0.03, 1.03), title=panel)
+            axis.legend()
+        axes[0][0].set_ylabel(f"exact answers\n(n = {_span(scores['n'])}, 95% Wilson)")
+    return fig
+
+
+def plot_timeline(timeline: pd.DataFrame) -> Figure:
+    """05: which chunks are alive at each moment of a stream, a panel per policy.
+
+    Args:
+        timeline: one row per living chunk and moment: `contender`, `moment`, `alive` (chunk numbers).
+    """
+    names = list(timeline["contender"].unique())
+    columns = min(4, len(names))
+    fig, axes = _figure(
+        TWO_COLUMNS, 0.4 + 1.5 * -(-len(names) // columns), ncols=columns, nrows=-(-len(names) // columns), sharex=True,
+        sharey=True, squeeze=False,
+    )  # fmt: skip
+    with plt.rc_context(STYLE):
+        for axis, name in zip(axes.flat, names, strict=False):
+            rows = timeline[timeline["contender"] == name]
+            axis.scatter(rows["moment"], rows["alive"], s=1.5, marker="s", linewidths=0, color=BLUE)
+            axis.set_title(name, fontsize=7)
+        for axis in list(axes.flat)[len(names) :]:
+            axis.set_visible(False)
+        fig.supxlabel("moment (chunks streamed)", fontsize=8)
+        fig.supylabel("chunk that is alive", fontsize=8)
+    return fig
+
+
+def plot_attention(shares: pd.DataFrame) -> Figure:
+    """04: where the question looks, by layer, a panel per position mode; shares of attention, mean over heads.
+
+    Args:
+        shares: `kvlib.diagnosis.attention_by_region` with a column `position_mode`; several streams may follow one another.
+    """
+    modes = list(shares["position_mode"].unique())
+    fig, axes = _figure(TWO_COLUMNS, 2.4, ncols=len(modes), sharey=True, squeeze=False)
+    hatches = ["", "////", "....", ""]
+    colors = [BLUE, ORANGE, GREEN, "#CCCCCC"]
+    with plt.rc_context(STYLE):
+        for axis, mode in zip(axes[0], modes, strict=True):
+            table = shares[shares["position_mode"] == mode].pivot_table(index="layer", columns="region", values="share")
+            bottom = 0 * table.iloc[:, 0]
+            for region, color, hatch in zip(("sink", "history", "recent", "question"), colors, hatches, strict=True):
+                axis.bar(table.index, table[region], bottom=bottom, label=region, color=color, hatch=hatch, edgecolor="white")
+                bottom = bottom + table[region]
+            axis.set(title=mode, xlabel="layer", ylim=(0, 1))
+            axis.xaxis.get_major_locator().set_params(integer=True)
+            axis.grid(axis="x", visible=False)
+        axes[0][0].set_ylabel("share of the question's attention")
+        _legend_below(fig, ncols=4)
+    return fig
+
+
+def plot_drift(drift: pd.DataFrame) -> Figure:
+    """05: relative error of bf16 keys over the number of turns, rotating the last result or the kept original.
+
+    Args:
+        drift: `kvlib.study.drift`: `turns`, `method`, `error`.
+    """
+    fig, axis = _figure(ONE_COLUMN, 2.4)
+    with plt.rc_context(STYLE):
+        for style, (method, rows) in zip(SERIES, drift.groupby("method"), strict=False):
+            axis.loglog(rows["turns"], rows["error"], label=method, **style)
+        axis.axhline(2**-8, label="one bf16 rounding, 2⁻⁸", **LIMIT)
+        axis.set(xlabel="evictions", ylabel="relative error of the keys")
+        _legend_below(fig, ncols=2)
+    return fig
+
+
 def _figure(width: float, height: float, **subplots):
     with plt.rc_context(STYLE):
         fig, axes = plt.subplots(figsize=(width, height), **subplots)

@@ -24,6 +24,7 @@ QUESTION_ZH = (  # the same in Chinese
 class EncodedChunk:
     """A chunk after the vision tower: embeddings [1, tokens, hidden], and what `chunk_positions` needs to know of it."""
 
+    first: bool
     embeddings: torch.Tensor
     before: int
     grid: tuple[int, int, int]
@@ -63,9 +64,38 @@ class VideoStreamingInference:
         frames that cannot be used and for a chunk that cannot fit; after any exception the chunk is not in the cache and
         the engine can be used on.
         """
+        return self.append_encoded(self.encode(frames, fps))
+
+    @torch.no_grad()
+    def encode(self, frames, fps: float = 2.0) -> EncodedChunk:
+        """Put the frames of the next chunk through the vision tower, without watching it: engines on one model can share it.
+
+        Takes and raises what `append_video_chunk` does for frames that cannot be used.
+        """
         if not fps > 0:
             raise ValueError(f"fps={fps}: give the positive rate at which the frames were sampled, in frames per second")
-        chunk = self._encode(stack_frames(frames), fps)
+        settings, first = self.processor.image_processor, not self.cache_manager.chunks
+        patches, grid = patchify(stack_frames(frames), settings, self.device)
+        before, after = self._turn(first)
+        merged = (grid[0], grid[1] // settings.merge_size, grid[2] // settings.merge_size)
+        time_step = self.model.config.vision_config.tokens_per_second * settings.temporal_patch_size / fps
+        vision = self.model.model.visual
+        features = self.model.model.get_video_features(
+            patches.to(vision.device), torch.tensor([grid], device=vision.device)
+        ).pooler_output
+        embed = self.model.get_input_embeddings()
+        head, tail = embed(before), embed(after)
+        block = torch.cat(list(features))[None].to(head.device, head.dtype)
+        return EncodedChunk(first, torch.cat([head, block, tail], dim=1), before.shape[1], merged, after.shape[1], time_step)
+
+    @torch.no_grad()
+    def append_encoded(self, chunk: EncodedChunk) -> dict:
+        """Watch a chunk that `encode` of this or another engine on the same model has prepared; else as
+        `append_video_chunk`. Raises ValueError for a first chunk that comes later, or a later one that comes first."""
+        if chunk.first == bool(self.cache_manager.chunks):
+            raise ValueError(
+                "only a stream's first chunk begins with the system turn: encode it with an engine as far on as this"
+            )
         self.cache_manager.make_room(chunk.embeddings.shape[1])
         positions, next_position = chunk.positions(self.cache_manager.next_position)  # making room may have moved it
         snapshot = self.cache_manager.take_snapshot()
@@ -122,21 +152,6 @@ class VideoStreamingInference:
         if manager.evictor is not None:
             info["eviction_stats"] = manager.evictor.stats()
         return info
-
-    def _encode(self, frames: torch.Tensor, fps: float) -> EncodedChunk:
-        settings = self.processor.image_processor
-        patches, grid = patchify(frames, settings, self.device)
-        before, after = self._turn(first=not self.cache_manager.chunks)
-        merged = (grid[0], grid[1] // settings.merge_size, grid[2] // settings.merge_size)
-        time_step = self.model.config.vision_config.tokens_per_second * settings.temporal_patch_size / fps
-        vision = self.model.model.visual
-        features = self.model.model.get_video_features(
-            patches.to(vision.device), torch.tensor([grid], device=vision.device)
-        ).pooler_output
-        embed = self.model.get_input_embeddings()
-        head, tail = embed(before), embed(after)
-        block = torch.cat(list(features))[None].to(head.device, head.dtype)
-        return EncodedChunk(torch.cat([head, block, tail], dim=1), before.shape[1], merged, after.shape[1], time_step)
 
     def _turn(self, first: bool) -> tuple[torch.Tensor, torch.Tensor]:
         """Token ids [1, n] before and after the frames of a chunk; the `first` begins with the system turn."""

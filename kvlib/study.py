@@ -5,36 +5,32 @@ it is asked for the text on screen (now), for the first chunk's text (title), an
 known number of chunks ago, each in a colour of its own (history at age k).
 """
 
-import os
 import random
-from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
-from tempfile import NamedTemporaryFile
 
 import pandas as pd
 import torch
-from tqdm.auto import tqdm
 
 from kvlib.baselines import LastFrames
 from kvlib.diagnosis import contiguous_positions, explain
 from kvlib.evictor import EvictionConfig
+from kvlib.experiments import each_stream, play
 from kvlib.policies import Importance
 from kvlib.policies.scorers import SCORERS
 from kvlib.positions import rotate_keys
 from kvlib.scoring import normalise
 from kvlib.stream import VideoStreamingInference
-from kvlib.synthetic import COLORS, QUESTIONS, Scene, answer, draw_stream, render, write_video
-from kvlib.video import VideoChunks
+from kvlib.synthetic import COLORS, QUESTIONS, Scene, answer, draw_stream
 
-SOURCE_SIZE = (560, 280)  # width and height of the streams, in pixels
 MAX_NEW_TOKENS = 60
 
 
 def contenders(budget: int, position_mode: str = "remap") -> dict[str, Callable]:
     """What is compared at `budget` tokens: name -> function of (model, processor) that makes an engine.
 
-    "none" never evicts, so its memory has no bound; "last_n" has no cache and watches as many chunks as the budget holds.
+    The policies go by their names, importance by its scorers'. "none" never evicts, so its memory has no bound; "last_n" has
+    no cache and watches as many chunks as the budget holds.
     """
 
     def evicting(policy) -> Callable:
@@ -45,7 +41,7 @@ def contenders(budget: int, position_mode: str = "remap") -> dict[str, Callable]
         "none": lambda model, processor: VideoStreamingInference(model, processor, model.device),
         "sink_window": evicting("sink_window"),
         "uniform": evicting("uniform"),
-        **{f"importance: {name}": evicting(Importance(name)) for name in SCORERS},
+        **{name: evicting(Importance(name)) for name in SCORERS},
         "last_n": lambda model, processor: LastFrames(model, processor, model.device, budget),
     }
 
@@ -68,6 +64,17 @@ def draw_history_stream(chunks: int, ages: Sequence[int], seed: int) -> tuple[li
         scenes[place] = replace(scenes[place], color=color, text=scenes[place].text or spare.pop())
     scenes[-1] = replace(scenes[-1], text=scenes[-1].text or spare.pop())
     return scenes, shown
+
+
+def watch_together(engines: Iterable, frames) -> None:
+    """Let engines on one model watch the same frames, which go through the vision tower once; `LastFrames` keeps them."""
+    chunk = None
+    for engine in engines:
+        if isinstance(engine, LastFrames):
+            engine.append_video_chunk(frames)
+            continue
+        chunk = chunk or engine.encode(frames)
+        engine.append_encoded(chunk)
 
 
 def ask_all(engine, scenes: Sequence[Scene], colors: dict[int, str]) -> list[dict]:
@@ -95,8 +102,7 @@ def compare(model, processor, engines: dict[str, Callable], lengths: tuple[int, 
         scenes, colors = draw_history_stream(chunks, ages, seed + stream)
         made = {name: make(model, processor) for name, make in engines.items()}
         for frames in play(scenes):
-            for engine in made.values():
-                engine.append_video_chunk(frames)
+            watch_together(made.values(), frames)
         rows = []
         for name, engine in made.items():
             info = engine.get_cache_info()
@@ -121,8 +127,7 @@ def blame(model, processor, budget: int, lengths: tuple[int, int], ages, streams
         full = VideoStreamingInference(model, processor, model.device)
         gapped = VideoStreamingInference(model, processor, model.device, EvictionConfig(budget, position_mode="keep"))
         for frames in play(scenes):
-            full.append_video_chunk(frames)
-            gapped.append_video_chunk(frames)
+            watch_together([full, gapped], frames)
         worlds = [ask_all(engine, scenes, colors) for engine in (gapped, full)]
         with contiguous_positions(gapped):
             worlds.insert(1, ask_all(gapped, scenes, colors))
@@ -144,8 +149,8 @@ def timeline(model, processor, engines: dict[str, Callable], chunks: int, seed: 
     made = {name: engine for name, engine in made.items() if isinstance(engine, VideoStreamingInference)}
     rows = []
     for moment, frames in enumerate(play(draw_stream(chunks, seed))):
+        watch_together(made.values(), frames)
         for name, engine in made.items():
-            engine.append_video_chunk(frames)
             rows += [dict(contender=name, moment=moment, alive=chunk.index) for chunk in engine.cache_manager.chunks]
     return pd.DataFrame(rows)
 
@@ -167,21 +172,3 @@ def drift(inverse_frequencies: torch.Tensor, turns: Sequence[int], step: int, se
                 error = ((found.float() - exact).norm() / exact.norm()).item()
                 rows.append(dict(turns=turn, method=method, error=error))
     return pd.DataFrame(rows)
-
-
-def play(scenes: Sequence[Scene]):
-    """The scenes as H.264, decoded again: uint8 [2, H, W, 3] for each, at two frames per second."""
-    with NamedTemporaryFile(suffix=".mp4") as file:
-        write_video(file.name, (frame for scene in scenes for frame in render(scene, *SOURCE_SIZE, 2)), fps=2)
-        for _, frames in VideoChunks(file.name, 2, 2):
-            yield frames
-
-
-def each_stream(watch: Callable, streams: int, model) -> list:
-    """`watch(number)` for every stream, on a CPU one stream per core: the tensors are too small to be split."""
-    workers, threads = os.cpu_count() if model.device.type == "cpu" else 1, torch.get_num_threads()
-    try:
-        with ThreadPoolExecutor(workers, initializer=torch.set_num_threads, initargs=(1,)) as pool:
-            return list(tqdm(pool.map(watch, range(streams)), total=streams, desc="streams"))
-    finally:
-        torch.set_num_threads(threads)  # one number for the whole process

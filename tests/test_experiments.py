@@ -122,3 +122,14 @@ def test_intervals_are_wilsons():
 def test_the_cpu_limit_is_only_a_number():
     assert experiments.cap_memory(1.5, torch.device("cpu")) == 1.5 * 2**20
     assert experiments.cap_memory(0, torch.device("cpu")) == experiments.CPU_CACHE_LIMIT
+
+
+def test_threads_are_restored_after_a_failing_stream(model):
+    threads = torch.get_num_threads()
+
+    def fail(number):
+        raise RuntimeError(f"stream {number}")
+
+    with pytest.raises(RuntimeError, match="stream 0"):
+        experiments.each_stream(fail, 3, model)
+    assert torch.get_num_threads() == threads

@@ -153,3 +153,48 @@ def test_saved_files_have_provenance_fonts_and_resolution(tmp_path):
         assert image.info["dpi"] == pytest.approx((300, 300), abs=0.1)
         assert image.width == pytest.approx(plots.TWO_COLUMNS * 300, abs=1)
         assert json.loads(image.info["Description"])["parameters"] == {"SEED": 3}
+
+
+def test_retention_has_a_line_and_bars_for_every_policy():
+    cells = [("uniform", 1, 9), ("uniform", 8, 6), ("sink_window", 1, 10), ("sink_window", 8, 0)]
+    scores = pd.DataFrame([dict(panel="p", contender=name, age=age, correct=correct, n=10) for name, age, correct in cells])
+    fig = plots.plot_retention(scores)
+    uniform, window = [c for c in fig.axes[0].containers if isinstance(c, ErrorbarContainer)]
+    assert (uniform.get_label(), window.get_label()) == ("uniform", "sink_window")
+    assert list(uniform.lines[0].get_ydata()) == [0.9, 0.6]
+    assert list(window.lines[0].get_ydata()) == [1.0, 0.0]
+    assert list(window.lines[0].get_xdata()) == pytest.approx([1, 8], rel=0.05)
+    assert [text.get_text() for text in fig.axes[0].get_xticklabels()] == ["1", "8"]
+    assert "n = 10, 95% Wilson" in fig.axes[0].get_ylabel()
+
+
+def test_the_timeline_shows_the_living_chunks():
+    timeline = pd.DataFrame([("a", 0, 0), ("a", 1, 0), ("a", 1, 1), ("b", 0, 0)], columns=["contender", "moment", "alive"])
+    fig = plots.plot_timeline(timeline)
+    assert [axis.get_title() for axis in fig.axes] == ["a", "b"]
+    assert fig.axes[0].collections[0].get_offsets().tolist() == [[0, 0], [1, 0], [1, 1]]
+
+
+def test_attention_bars_add_up_to_one():
+    regions = {"sink": 0.5, "history": 0.2, "recent": 0.2, "question": 0.1}
+    rows = [
+        dict(position_mode=mode, layer=layer, head=head, region=region, share=share)
+        for mode in ("keep", "remap")
+        for layer in range(2)
+        for head in range(3)
+        for region, share in regions.items()
+    ]
+    fig = plots.plot_attention(pd.DataFrame(rows))
+    assert [axis.get_title() for axis in fig.axes] == ["keep", "remap"]
+    tops = [bar.get_y() + bar.get_height() for bar in fig.axes[1].containers[-1]]
+    assert tops == pytest.approx([1, 1])
+    assert labels(fig) == list(regions)
+
+
+def test_drift_shows_both_ways():
+    drift = pd.DataFrame(
+        [(10, "chain", 0.01), (100, "chain", 0.1), (10, "original", 0.002)], columns=["turns", "method", "error"]
+    )
+    fig = plots.plot_drift(drift)
+    assert line(fig.axes[0], "chain") == ([10, 100], [0.01, 0.1])
+    assert line(fig.axes[0], "original") == ([10], [0.002])

@@ -439,5 +439,22 @@ def test_the_sink_is_the_first_chunk_unless_more_is_asked_for(engine, frames):
     assert wider.cache_manager.evictor.total_evictions > 0
 
 
+def test_engines_can_share_what_the_vision_tower_saw(engine, frames):
+    alone, leader, follower = engine(), engine(), engine(EvictionConfig(110))
+    for seed in range(6):
+        chunk = leader.encode(frames(2, seed))
+        alone.append_video_chunk(frames(2, seed))
+        leader.append_encoded(chunk)
+        follower.append_encoded(chunk)
+    assert torch.equal(next_logits(alone), next_logits(leader))
+    assert follower.cache_manager.evictor.total_evictions > 0
+    before = fingerprint(leader)
+    with pytest.raises(ValueError, match="first chunk begins with the system turn"):
+        leader.append_encoded(engine().encode(frames()))
+    with pytest.raises(ValueError, match="first chunk begins with the system turn"):
+        engine().append_encoded(chunk)
+    assert fingerprint(leader) == before
+
+
 def test_the_default_question_is_the_briefs():
     assert stream_module.DEFAULT_QUESTION.startswith("Read all text, lyrics, subtitles, or captions")

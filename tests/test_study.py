@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from kvlib import EvictionConfig, VideoStreamingInference, study
+from kvlib import EvictionConfig, VideoStreamingInference, experiments, study
 from kvlib.synthetic import BLANK_ANSWER, COLORS, QUESTIONS, answer
 
 AGES = (1, 3, 6)
@@ -99,20 +99,9 @@ def test_the_original_does_not_drift_and_a_chain_does():
     assert table["chain", 1000] > 3 * table["chain", 10]
 
 
-def test_threads_are_restored_after_a_failing_stream(model):
-    threads = torch.get_num_threads()
-
-    def fail(number):
-        raise RuntimeError(f"stream {number}")
-
-    with pytest.raises(RuntimeError, match="stream 0"):
-        study.each_stream(fail, 3, model)
-    assert torch.get_num_threads() == threads
-
-
 def test_a_played_stream_can_be_watched(model, processor):
     engine = VideoStreamingInference(model, processor, "cpu", EvictionConfig(400))
-    frames = list(study.play(study.draw_history_stream(4, (1,), 0)[0]))
+    frames = list(experiments.play(study.draw_history_stream(4, (1,), 0)[0]))
     assert [frame.shape for frame in frames] == [(2, 280, 560, 3)] * 4
     for frame in frames:
         engine.append_video_chunk(frame)
