@@ -85,12 +85,14 @@ def plot_sinks(increments: pd.DataFrame, sinks: pd.DataFrame, constant: int = 12
     with plt.rc_context(STYLE):
         left.barh(sinks["configuration"], sinks["sink_tokens"], color=BLUE, height=0.6)
         left.axvline(constant, label=f"a constant {constant}", **LIMIT | {"color": "black"})
-        left.invert_yaxis()
+        left.set_ylim(max(len(sinks), 3) - 0.5, -0.5)  # from the top down; a single bar does not fill the panel
         left.set(xlabel="sink (tokens)", title="Sink = the whole first chunk")
         left.grid(axis="y", visible=False)
         for style, (label, rows) in zip(_styles(), increments.groupby("configuration", sort=False), strict=False):
             right.plot(rows["chunk"], rows["new_tokens"], label=label, **style)
-        right.set(xlabel="chunk", ylabel="tokens added", title="Growth per chunk", ylim=(0, None))
+        right.set(
+            xlabel="chunk", ylabel="tokens added", title="Growth per chunk", ylim=(0, 1.1 * increments["new_tokens"].max())
+        )
         right.xaxis.get_major_locator().set_params(integer=True)
         _legend_below(fig, ncols=3)
     return fig
