@@ -7,6 +7,7 @@ costs O(sink). The free space that collects before `start` is won back by one mo
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 
 import torch
 from transformers.cache_utils import Cache, CacheLayerMixin
@@ -175,17 +176,11 @@ class StreamCache(Cache):
 
     def evict(self, chunks: Sequence[ChunkSpan], gone: set[int]) -> None:
         """Forget those of the stored `chunks` whose place in the list is in `gone`, in every layer."""
-        last = sum(chunk.tokens for chunk in chunks)
-        run = 0  # tokens of the stretch of victims that ends at `last`
-        for place in reversed(range(-1, len(chunks))):
-            if place in gone:
-                run += chunks[place].tokens
-                continue
-            for layer in self.layers if run else ():
-                layer.evict_range(last - run, last)
-            last, run = last - run - (chunks[place].tokens if place >= 0 else 0), 0
-        for layer in self.layers:
-            layer.originals = {k: v for k, v in layer.originals.items() if k not in {chunks[place].index for place in gone}}
+        ends = list(accumulate(chunk.tokens for chunk in chunks))
+        for place in sorted(gone, reverse=True):
+            for layer in self.layers:
+                layer.evict_range(ends[place] - chunks[place].tokens, ends[place])
+                layer.originals.pop(chunks[place].index, None)
 
     def turn(self, chunks: Sequence[ChunkSpan], starts: Sequence[int], inverse_frequencies: torch.Tensor) -> None:
         """Turn the keys of the stored `chunks` to new `starts`, in every layer; chunks that stay where they are are not
