@@ -28,7 +28,8 @@ from kvlib.video import VideoChunks
 
 CARD_LIMIT = int(23.3 * 2**30)  # bytes: what a 24 GB card leaves to a process
 CPU_CACHE_LIMIT = int(10.5 * 2**20)  # bytes of cache: a small stand-in for a card, for the embedded reader
-DEFAULT_BUDGET = 1000  # tokens: sink and window then hold the 16 chunks that the embedded reader was trained on
+READER_BUDGETS = (600, 800, 1200)  # tokens, lowest, first, highest to try: the reader was trained on about 1000
+MODEL_BUDGETS = (100_000, 130_000, 150_000)  # the same for real weights: Qwen2.5-VL-3B at 1080p on a 24 GB card
 NO_PIXEL_LIMIT = 10**9
 SOURCE_SIZE = (560, 280)  # width and height of the synthetic streams, in pixels
 
@@ -136,6 +137,11 @@ def tune_budget(make_engine, video, chunk_frames: int, sample_fps: float, budget
     return pd.DataFrame(tried), best
 
 
+def default_budgets(model_path: str) -> tuple[int, int, int]:
+    """The lowest, the first and the highest budget to try with a model, in tokens."""
+    return READER_BUDGETS if paths.shown(model_path) == paths.DEFAULT_MODEL else MODEL_BUDGETS
+
+
 def save_budget(tokens: int, model_path: str, device, output_dir: str = "") -> None:
     """Make `tokens` the default budget of this model on this device, for `choose_budget`."""
     path = paths.budgets_path(output_dir)
@@ -146,13 +152,15 @@ def save_budget(tokens: int, model_path: str, device, output_dir: str = "") -> N
 
 def choose_budget(tokens: int, model_path: str, device, output_dir: str = "") -> tuple[int, str]:
     """The budget in tokens and where it comes from. `tokens` itself, if not 0; else what `save_budget` last stored for this
-    model and device in this output folder; else `DEFAULT_BUDGET`."""
+    model and device in this output folder; else the first of `default_budgets`."""
     if tokens:
         return tokens, "given"
     path = paths.budgets_path(output_dir)
     known = json.loads(path.read_text()) if path.is_file() else {}
     found = known.get(device_name(device), {}).get(paths.shown(model_path))
-    return (found, f"found safe by 02_oom_free ({paths.shown(path)})") if found else (DEFAULT_BUDGET, "kvlib's default")
+    if found:
+        return found, f"found safe by 02_oom_free ({paths.shown(path)})"
+    return default_budgets(model_path)[1], "the default, not yet tuned by 02_oom_free"
 
 
 def ask_periodically(engine, video, chunk_frames: int, sample_fps: float, interval: int, question: str, max_new_tokens: int):

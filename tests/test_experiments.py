@@ -64,14 +64,15 @@ def test_tuning_goes_up_while_there_is_room_and_down_when_memory_ends(model, pro
 
 def test_a_budget_found_is_the_default_of_its_model_and_device(tmp_path):
     cpu, folder = torch.device("cpu"), str(tmp_path)
-    assert experiments.choose_budget(0, "a", cpu, folder) == (experiments.DEFAULT_BUDGET, "kvlib's default")
+    assert experiments.choose_budget(0, "a", cpu, folder)[0] == 130_000
+    assert experiments.choose_budget(0, str(paths.READER), cpu, folder)[0] == experiments.READER_BUDGETS[1]
     experiments.save_budget(700, "a", cpu, folder)
     experiments.save_budget(800, "b", cpu, folder)
     experiments.save_budget(900, "a", cpu, folder)
     assert experiments.choose_budget(0, "a", cpu, folder)[0] == 900
     assert "02_oom_free" in experiments.choose_budget(0, "a", cpu, folder)[1]
     assert experiments.choose_budget(0, "b", cpu, folder)[0] == 800
-    assert experiments.choose_budget(0, "c", cpu, folder)[0] == experiments.DEFAULT_BUDGET
+    assert experiments.choose_budget(0, "c", cpu, folder)[0] == 130_000
     assert experiments.choose_budget(50, "a", cpu, folder) == (50, "given")
 
 
