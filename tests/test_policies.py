@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from test_stream import next_logits
 from transformers.models.qwen2_5_vl.modeling_qwen2_5_vl import apply_rotary_pos_emb
 
 from kvlib import EvictionConfig, evictor
@@ -33,14 +34,6 @@ def watch(engine, frames, config, chunks=24):
         for hook in hooks:
             hook.remove()
     return streamed, [[keys.unflatten(-1, (2, -1)).transpose(1, 2) for keys in kept] for kept in raw]
-
-
-def question_logits(streamed) -> torch.Tensor:
-    snapshot = streamed.cache_manager.take_snapshot()
-    with torch.no_grad():
-        logits = streamed._step(streamed._tokens("<|im_start|>user\nWhat?<|im_end|>\n<|im_start|>assistant\n"))[0]
-    streamed.cache_manager.restore_snapshot(snapshot)
-    return logits
 
 
 @ALL
@@ -79,7 +72,7 @@ def test_survivors_stand_as_if_only_they_had_been_streamed(engine, frames, polic
 @pytest.mark.parametrize("policy", [SinkWindow(), Uniform()], ids=["sink_window", "uniform"])
 def test_all_contiguous_modes_give_the_same_logits(engine, frames, policy):
     configs = [EvictionConfig(220, policy=policy, position_mode=mode) for mode in (*CONTIGUOUS, "keep")]
-    *alike, kept = [question_logits(watch(engine, frames, config)[0]) for config in configs]
+    *alike, kept = [next_logits(watch(engine, frames, config)[0]) for config in configs]
     for logits in alike[1:]:
         torch.testing.assert_close(logits, alike[0], rtol=1e-4, atol=1e-4)
     assert not torch.allclose(kept, alike[0], rtol=1e-3, atol=1e-3), "positions must matter, or the test is blind"
@@ -197,7 +190,7 @@ def test_positions_of_an_endless_remapped_stream_stay_small(engine, frames, monk
     for seed in range(60):
         far.append_video_chunk(frames(2, seed))
     assert highest < 300
-    torch.testing.assert_close(question_logits(streamed), question_logits(far), rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(next_logits(streamed), next_logits(far), rtol=1e-4, atol=1e-4)
 
 
 def test_ten_thousand_turns_in_bf16_do_not_drift():
