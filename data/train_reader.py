@@ -1,6 +1,6 @@
-"""Train the embedded reader from scratch: a 7.8 M-parameter Qwen2.5-VL that reads on-screen text in streams.
+"""Train the embedded reader from scratch: a 7.9 M-parameter Qwen2.5-VL that reads on-screen text in streams.
 
-    python data/train_reader.py .fonts data/reader --seconds 1080        # one GPU; data/README.md says how it was run
+    python data/train_reader.py .fonts data/reader --seconds 1750        # one GPU; data/README.md says how it was run
 
 Worker processes draw scenes, encode them as H.264, decode and resize them; the trainer keeps the clips in a ring on the GPU
 and composes streams of 1 to 16 chunks from them, in exactly the turns and positions that `kvlib` streams. Several questions
@@ -12,6 +12,7 @@ in the text; the renderer knows both. Without them reading had not begun after 2
 import argparse
 import contextlib
 import io
+import itertools
 import json
 import math
 import os
@@ -149,6 +150,26 @@ def build_model(tokenizer):
     return model
 
 
+def continue_from(model, folder: Path) -> None:
+    """Load a checkpoint's weights into `model`. Vision blocks that it lacks begin as the identity; of its language layers the
+    first and the last are kept, as many as the model has (a middle one is missed the least)."""
+    source = type(model).from_pretrained(folder, dtype=torch.float32)
+    stacks = ".blocks.", ".layers."
+    rest = {name: value for name, value in source.state_dict().items() if not any(stack in name for stack in stacks)}
+    model.load_state_dict(rest, strict=False)
+    layers, theirs = model.model.language_model.layers, source.model.language_model.layers
+    count = len(layers)
+    for layer, other in zip(layers, [*theirs[: -(-count // 2)], *theirs[len(theirs) - count // 2 :]], strict=True):
+        layer.load_state_dict(other.state_dict())
+    for block, other in itertools.zip_longest(model.model.visual.blocks, source.model.visual.blocks):
+        if other is not None:
+            block.load_state_dict(other.state_dict())
+        else:
+            for output in (block.attn.proj, block.mlp.down_proj):
+                nn.init.zeros_(output.weight)
+                nn.init.zeros_(output.bias)
+
+
 def image_processor():
     """Qwen2-VL's image settings, with a limit that brings a 560 x 280 source to 280 x 140 (50 tokens per frame pair)."""
     from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
@@ -178,7 +199,7 @@ def draw_scene(rng: random.Random, fonts: list[str], split: str, max_length: int
 
 
 def make_clips(seed: int, families: list[list[str]], split: str, grid: tuple[int, int], count: int, max_length: int = 24):
-    """`count` scenes that went through H.264 together: uint8 [count, 2, H, W, 3] at model resolution, the scenes, and their
+    """`count` scenes that went through H.264 together: uint8 [count, 2, 3, H, W] at model resolution, the scenes, and their
     characters' centres as shares of width and height."""
     rng = random.Random(seed)
     height, width = grid[0] * CELL, grid[1] * CELL
@@ -193,7 +214,7 @@ def make_clips(seed: int, families: list[list[str]], split: str, grid: tuple[int
     frames = synthetic.read_video(file)
     if frames.shape[1:3] != (height, width):
         frames = np.stack([np.asarray(Image.fromarray(f).resize((width, height), Image.Resampling.BICUBIC)) for f in frames])
-    return frames.reshape(count, 2, height, width, 3), scenes, [c / np.array(source) for c in centres]
+    return frames.reshape(count, 2, height, width, 3).transpose(0, 1, 4, 2, 3), scenes, [c / np.array(source) for c in centres]
 
 
 def render_worker(number: int, folder: Path, families: list[list[str]]) -> None:
@@ -211,7 +232,7 @@ def render_worker(number: int, folder: Path, families: list[list[str]]) -> None:
         max_length = 24 if split == "held_out" else (8 if block < 8 else rng.choice([8, 24, 24, 24]))
         clips, scenes, centres = make_clips(seed, families, split, grid, 48, max_length)
         name = f"{split}-{grid[0]}-{grid[1]}-{seed}"
-        np.save(folder / f".{name}.npy", clips)
+        np.save(folder / f".{name}.npy", np.ascontiguousarray(clips))
         colors = [list(synthetic.COLORS).index(s.color) if s.color else -1 for s in scenes]
         meta = [(s.text, c, at.round(4).tolist()) for s, c, at in zip(scenes, colors, centres, strict=True)]
         (folder / f".{name}.json").write_text(json.dumps(meta))
@@ -221,13 +242,13 @@ def render_worker(number: int, folder: Path, families: list[list[str]]) -> None:
 
 
 class Ring:
-    """Clips of one grid on the device: uint8 [capacity, 2, H, W, 3], with their texts and colours; the oldest give way.
+    """Clips of one grid on the device: uint8 [capacity, 2, 3, H, W], with their texts and colours; the oldest give way.
 
     `glyphs` [capacity, LONGEST, 3]: for each character of the text its centre (x, y) from -1 to 1 and its kind.
     """
 
     def __init__(self, grid: tuple[int, int], capacity: int, device):
-        self.clips = torch.zeros(capacity, 2, grid[0] * CELL, grid[1] * CELL, 3, dtype=torch.uint8, device=device)
+        self.clips = torch.zeros(capacity, 2, 3, grid[0] * CELL, grid[1] * CELL, dtype=torch.uint8, device=device)
         self.glyphs = torch.zeros(capacity, LONGEST, 3, device=device)
         self.stream = torch.cuda.Stream() if self.clips.is_cuda else None
         self.texts = [""] * capacity
@@ -263,18 +284,26 @@ class Ring:
             self.glyphs[at : at + len(meta)].copy_(torch.from_numpy(glyphs))
         if self.stream:
             self.stream.synchronize()
-        for index, (text, color, _) in enumerate(meta, at):
+        self.record(meta)
+
+    def record(self, meta: list) -> None:
+        """Note what `add` has uploaded."""
+        for index, (text, color, _) in enumerate(meta, self._next(len(meta))):
             self.texts[index], self.colors[index], self.lengths[index] = text, color, len(text)
         self.added += len(meta)
 
 
-class Pool:
-    """All rings, filled from the workers' blocks by a thread."""
+def training_rings(capacity: int, device) -> dict[tuple[int, int], Ring]:
+    """One for each grid; those that are not the default's are small."""
+    return {grid: Ring(grid, capacity if grid == GRIDS[0] else max(96, capacity // 8), device) for grid in GRIDS}
 
-    def __init__(self, folder: Path, capacity: int, device):
-        self.folder = folder
-        small = max(96, capacity // 8)
-        self.train = {g: Ring(g, capacity if g == GRIDS[0] else small, device) for g in GRIDS}
+
+class Pool:
+    """All rings, filled from the workers' blocks by a thread; `news` is a queue that hears of each block for training."""
+
+    def __init__(self, folder: Path, capacity: int, device, news):
+        self.folder, self.news = folder, news
+        self.train = training_rings(capacity, device)
         self.held_out = {GRIDS[0]: Ring(GRIDS[0], 4800, device)}
         threading.Thread(target=self._fill, daemon=True).start()
 
@@ -284,9 +313,12 @@ class Pool:
             for name in names:
                 split, rows, columns, _ = name.split("-")
                 path = self.folder / name
-                ring = (self.train if split == "train" else self.held_out).get((int(rows), int(columns)))
+                grid, meta = (int(rows), int(columns)), json.loads(path.read_text())
+                ring = (self.train if split == "train" else self.held_out).get(grid)
                 if ring is not None:
-                    ring.add(np.load(path.with_suffix(".npy")), json.loads(path.read_text()))
+                    ring.add(np.load(path.with_suffix(".npy")), meta)
+                if split == "train":
+                    self.news.put((grid, meta))
                 path.with_suffix(".npy").unlink()
                 path.unlink()
             time.sleep(0.05)
@@ -357,27 +389,26 @@ class Packer:
         prompt = self.tokens(f"<|im_start|>user\n{question}<|im_end|>\n<|im_start|>assistant\n")
         return prompt + self.spell(answer) + [self.end], len(prompt)
 
-    def batch(self, streams: list[dict], tail: int) -> dict[str, torch.Tensor]:
-        """Arrays of a batch. streams: each with `prefix` (of one shape) and `branches` [(chunk index, question, answer)].
+    def batch(self, streams: list[dict]) -> dict[str, torch.Tensor]:
+        """Arrays of a batch. streams: each with `prefix` (of one shape) and `branches` [(chunk index, kind, question, answer)].
 
         ids [B, L], positions [3, B, L], branch [B, L] (0 = stream, -1 = padding), limit [B, L] (how much of the stream a
         token may see), branched (False when each has one branch that sees all), predict [n] (flat indices of the states that
-        predict), target [n], owner [n] (number of the branch). L = prefix + tail; branches that do not fit are left out.
+        predict), target [n], owner [n] (number of the branch). L is the longest stream with its branches, up to a multiple of 16.
         """
         ids0, positions0, ends = streams[0]["prefix"]
-        start, length, count = len(ids0), len(ids0) + tail, len(streams)
+        rows = [[(chunk, kind, *self.branch(*asked)) for chunk, kind, *asked in stream["branches"]] for stream in streams]
+        tail = max(sum(len(tokens) for *_, tokens, _ in row) for row in rows)
+        start, length, count = len(ids0), -(-(len(ids0) + tail) // 16) * 16, len(streams)
         ids = np.full((count, length), self.pad)
         positions = np.zeros((3, count, length), int)
         branch, limit = np.full((count, length), -1), np.full((count, length), start)
         ids[:, :start], positions[:, :, :start], branch[:, :start] = ids0, positions0[:, None], 0
         predict, target, owner, kinds = [], [], [], []
-        for row, stream in enumerate(streams):
+        for row, branches in enumerate(rows):
             at = start
-            for number, (chunk, kind, question, answer) in enumerate(stream["branches"], 1):
-                tokens, first = self.branch(question, answer)
+            for number, (chunk, kind, tokens, first) in enumerate(branches, 1):
                 end = at + len(tokens)
-                if end > length:
-                    continue
                 ids[row, at:end], branch[row, at:end] = tokens, number
                 limit[row, at:end] = ends[chunk][0]
                 positions[:, row, at:end] = np.arange(ends[chunk][1], ends[chunk][1] + len(tokens))
@@ -400,7 +431,7 @@ def draw_branches(rng: random.Random, scenes: list[tuple[str, int]], per_chunk: 
     for _ in range(count):
         chunk = rng.randrange(chunks) if rng.random() < 0.7 else chunks - 1
         seen = [synthetic.Scene(text, names[c] if c >= 0 else None, "", "", 0) for text, c in scenes[: (chunk + 1) * per_chunk]]
-        kind = rng.choices(["now", "title", "card", "summary"], [0.36, 0.22, 0.34, 0.08])[0]
+        kind = rng.choices(["now", "title", "card", "summary"], [0.28, 0.24, 0.42, 0.06])[0]
         color = None
         if kind == "card":
             shown = sorted({s.color for s in seen if s.color})
@@ -439,39 +470,45 @@ def draw_batch(packer: Packer, ring: Ring, grid, chunks: int, per_chunk: int, co
         else:
             branches = draw_branches(rng, scenes, per_chunk, questions)
         streams.append(dict(prefix=prefix, branches=branches))
-    tail = (112 if max_text is None else 32 + max_text) if questions == 1 else 80 * questions + 80
-    length = -(-(len(prefix[0]) + tail) // 16) * 16
-    return packer.batch(streams, length - len(prefix[0])), torch.from_numpy(picks.reshape(-1))
+    return packer.batch(streams), torch.from_numpy(picks.reshape(-1))
 
 
 # -------------------------------------------------------------------------------------------------- batched forward
 
 
 def rotate(x, cos, sin):
-    half = x.shape[-1] // 2
-    return (x.float() * cos + torch.cat([-x[..., half:], x[..., :half]], -1).float() * sin).to(x.dtype)
+    """Rotary embedding, with `signed` sines: rolling by half, unlike cutting and joining, compiles to one fast kernel."""
+    x, dtype = x.float(), x.dtype
+    return (x * cos + x.roll(x.shape[-1] // 2, -1) * sin).to(dtype)
 
 
-def vision_block(block, hidden, cos, sin, mask, heads: int):
+def signed(sin):
+    """The sines [..., d] with the first half negated, as `rotate` wants them."""
+    half = sin.shape[-1] // 2
+    return torch.cat([-sin[..., :half], sin[..., half:]], -1)
+
+
+def vision_block(block, hidden, cos, sin, mask):
     """A block of the vision tower for equal grids: hidden [N, patches, d], mask bool [patches, patches] or None."""
-    n, patches, d = hidden.shape
-    q, k, v = block.attn.qkv(block.norm1(hidden)).view(n, patches, 3, heads, d // heads).permute(2, 0, 3, 1, 4)
-    mixed = F.scaled_dot_product_attention(rotate(q, cos, sin), rotate(k, cos, sin), v, attn_mask=mask)
-    hidden = hidden + block.attn.proj(mixed.transpose(1, 2).reshape(n, patches, d))
+    heads, size = block.attn.num_heads, block.attn.head_dim  # constants to the compiler, unlike arguments
+    qk, v = block.attn.qkv(block.norm1(hidden)).split([2 * heads * size, heads * size], -1)
+    q, k = rotate(qk.unflatten(-1, (2 * heads, size)), cos, sin).transpose(1, 2).split([heads, heads], 1)
+    v = v.unflatten(-1, (heads, size)).transpose(1, 2)
+    mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
+    hidden = hidden + block.attn.proj(mixed.transpose(1, 2).flatten(2))
     return hidden + block.mlp(block.norm2(hidden))
 
 
-def text_block(layer, hidden, cos, sin, mask, heads: int, kv_heads: int):
+def text_block(layer, hidden, cos, sin, mask):
     """A layer of the language model: hidden [B, L, d], mask bool [B, 1, L, L] or None for plainly causal."""
-    batch, length, d = hidden.shape
     attention, x = layer.self_attn, layer.input_layernorm(hidden)
-    q = attention.q_proj(x).view(batch, length, heads, -1).transpose(1, 2)
-    k = attention.k_proj(x).view(batch, length, kv_heads, -1).transpose(1, 2)
-    v = attention.v_proj(x).view(batch, length, kv_heads, -1).transpose(1, 2)
-    q, k = rotate(q, cos, sin), rotate(k, cos, sin).repeat_interleave(heads // kv_heads, 1)
-    v = v.repeat_interleave(heads // kv_heads, 1)
-    mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=mask is None)
-    hidden = hidden + attention.o_proj(mixed.transpose(1, 2).reshape(batch, length, d))
+    size, groups = attention.head_dim, attention.num_key_value_groups
+    q, k, v = (p(x).unflatten(-1, (-1, size)) for p in (attention.q_proj, attention.k_proj, attention.v_proj))
+    q, k, v = rotate(q, cos, sin).transpose(1, 2), rotate(k, cos, sin).transpose(1, 2), v.transpose(1, 2)
+    if mask is not None:  # the kernels that take a mask want as many heads
+        k, v = k.repeat_interleave(groups, 1), v.repeat_interleave(groups, 1)
+    mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=mask is None, enable_gqa=mask is None)
+    hidden = hidden + attention.o_proj(mixed.transpose(1, 2).flatten(2))
     return hidden + layer.mlp(layer.post_attention_layernorm(hidden))
 
 
@@ -503,6 +540,8 @@ class Trainer(nn.Module):
         self.vision_block = torch.compile(vision_block, dynamic=True)
         self.text_block = torch.compile(text_block, dynamic=True)
         self.augment = torch.compile(self.augment, dynamic=True)
+        self.patches = torch.compile(self.patches, dynamic=True)
+        self.glyph_loss = torch.compile(self.glyph_loss, dynamic=True)
 
     def distort(self, pixels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Half of the clips narrower, lower and slanted, a quarter with bolder or thinner strokes: [N, 6, H, W] float.
@@ -527,25 +566,24 @@ class Trainer(nn.Module):
         return pixels + bright * (wide - pixels) + dark * (narrow - pixels), theta
 
     def augment(self, clips: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """uint8 [N, 2, H, W, 3] -> the same as float 0..255, with `distort`, gain, offset and noise; and distort's map."""
-        pixels, theta = self.distort(clips.permute(0, 1, 4, 2, 3).flatten(1, 2).float())
+        """uint8 [N, 2, 3, H, W] -> the same as float 0..255, with `distort`, gain, offset and noise; and distort's map."""
+        pixels, theta = self.distort(clips.flatten(1, 2).float())
         shape = (len(clips), 1, 1, 1)
         gain = torch.empty(shape, device=self.device).uniform_(0.88, 1.12)
         offset = torch.empty(shape, device=self.device).uniform_(-10, 10)
         noise = torch.randn_like(pixels) * torch.empty(shape, device=self.device).uniform_(0, 2.5)
-        pixels = (pixels * gain + offset + noise).clamp(0, 255)
-        return pixels.unflatten(1, (2, 3)).permute(0, 1, 3, 4, 2), theta
+        return (pixels * gain + offset + noise).clamp(0, 255).unflatten(1, (2, 3)), theta
 
     def patches(self, clips: torch.Tensor) -> torch.Tensor:
-        """[N, 2, H, W, 3] with values 0..255 -> normalised patches [N, patches, 1176]."""
-        n, _, height, width, _ = clips.shape
-        pixels = (clips.permute(0, 1, 4, 2, 3).float() / 255 - self.mean) / self.std
+        """[N, 2, 3, H, W] with values 0..255 -> normalised patches [N, patches, 1176]."""
+        n, *_, height, width = clips.shape
+        pixels = (clips.float() / 255 - self.mean) / self.std
         rows, columns = height // CELL, width // CELL
         cells = pixels.view(n, 2, 3, rows, MERGE, PATCH, columns, MERGE, PATCH)
         return cells.permute(0, 3, 6, 4, 7, 2, 1, 5, 8).reshape(n, rows * columns * 4, -1)
 
     def vision_tables(self, grid: tuple[int, int]):
-        """cos, sin [1, 1, patches, head dim] and the window mask [patches, patches] of a grid, patches in cell order."""
+        """cos, signed sin [patches, 1, head dim] and the window mask [patches, patches] of a grid, patches in cell order."""
         if grid not in self.tables:
             from transformers.vision_utils import get_vision_position_ids
 
@@ -559,7 +597,7 @@ class Trainer(nn.Module):
                 torch.arange(grid[0] * grid[1]) % grid[1],
             )
             window = (row // side * 100 + column // side).repeat_interleave(4).to(self.device)
-            self.tables[grid] = cos.float()[None, None], sin.float()[None, None], window[:, None] == window[None]
+            self.tables[grid] = cos.float()[:, None], signed(sin.float())[:, None], window[:, None] == window[None]
         return self.tables[grid]
 
     def vision(self, patches: torch.Tensor, grid: tuple[int, int]) -> torch.Tensor:
@@ -569,7 +607,7 @@ class Trainer(nn.Module):
         hidden = F.linear(patches, visual.patch_embed.proj.weight.flatten(1))
         for index, block in enumerate(visual.blocks):
             full = index in visual.fullatt_block_indexes
-            hidden = self.vision_block(block, hidden, cos, sin, None if full else mask, visual.config.num_heads)
+            hidden = self.vision_block(block, hidden, cos, sin, None if full else mask)
         return visual.merger(hidden.reshape(-1, hidden.shape[-1])).view(len(patches), grid[0] * grid[1], -1)
 
     def glyph_loss(self, features: torch.Tensor, glyphs: torch.Tensor, theta: torch.Tensor, grid) -> torch.Tensor:
@@ -610,14 +648,14 @@ class Trainer(nn.Module):
     def answer(self, features: torch.Tensor, batch: dict) -> torch.Tensor:
         """Logits [n, vocabulary] of the batch's answer tokens, given the features of its clips."""
         language = self.model.model.language_model
-        embedded = language.embed_tokens(batch["ids"])
+        embedded = language.embed_tokens(batch["ids"]).to(features.dtype)
         is_video = (batch["ids"] == self.model.config.video_token_id)[..., None]
-        hidden = embedded.masked_scatter(is_video, features.to(embedded.dtype))
+        hidden = embedded.masked_scatter(is_video, features)
         mask = branch_mask(batch["branch"], batch["limit"]) if batch["branched"] else None
-        cos, sin = (x.float()[:, None] for x in language.rotary_emb(hidden.float(), batch["positions"]))
-        heads, kv_heads = language.config.num_attention_heads, language.config.num_key_value_heads
+        cos, sin = (x.float()[:, :, None] for x in language.rotary_emb(hidden.float(), batch["positions"]))
+        sin = signed(sin)
         for layer in language.layers:
-            hidden = self.text_block(layer, hidden, cos, sin, mask, heads, kv_heads)
+            hidden = self.text_block(layer, hidden, cos, sin, mask)
         return self.model.lm_head(language.norm(hidden.flatten(0, 1)[batch["predict"]]))
 
     def forward(self, clips, grid, batch: dict) -> torch.Tensor:
@@ -630,10 +668,10 @@ def check_forward(trainer: Trainer, packer: Packer) -> float:
     """Largest difference between our logits and transformers' own forward, fp32, on a stream of 3 chunks and 2 branches."""
     grid, per_chunk, device = (5, 10), 2, trainer.device
     generator = np.random.default_rng(0)
-    clips = torch.from_numpy(generator.integers(0, 256, (6, 2, 140, 280, 3)).astype(np.uint8)).to(device)
+    clips = torch.from_numpy(generator.integers(0, 256, (6, 2, 3, 140, 280)).astype(np.uint8)).to(device)
     asked = [(1, "now", "Read the text on screen.", "abc"), (2, "title", "What is the title of this video?", "Hello, you")]
     prefix = packer.prefix(grid, 3, per_chunk, 2)
-    batch = to_device(packer.batch([dict(prefix=prefix, branches=asked)], 128), device)
+    batch = to_device(packer.batch([dict(prefix=prefix, branches=asked)]), device)
     ours, worst = trainer(clips, grid, batch), 0.0
     model, patches = trainer.model.eval(), trainer.patches(clips)
     for number, (chunk, _, question, answer) in enumerate(asked):
@@ -693,7 +731,7 @@ def glyph_weight(share: float) -> float:
 def plan(rng: random.Random, share: float, clips: int, reads: bool) -> dict:
     """What the next batch holds, by the share of the time that is over: single chunks with ever longer texts, and streams as
     well once the reader `reads`."""
-    grid = GRIDS[0] if rng.random() < 0.65 else rng.choice(GRIDS[1:])
+    grid = GRIDS[0] if rng.random() < 0.75 else rng.choice(GRIDS[1:])
     if share < GLYPHS_ONLY and not reads:
         return dict(grid=grid, chunks=1, per_chunk=1, count=clips, questions=0)
     if share < RAMP and not reads:
@@ -706,6 +744,27 @@ def plan(rng: random.Random, share: float, clips: int, reads: bool) -> dict:
         return dict(grid=grid, chunks=chunks, per_chunk=2, count=max(1, clips // (2 * chunks)), questions=min(6, 2 + chunks))
     chunks = rng.choice([2, 4, 8, 12, 16, 16])
     return dict(grid=grid, chunks=chunks, per_chunk=1, count=max(1, clips // chunks), questions=min(8, 2 + chunks))
+
+
+def compose(capacity: int, clips: int, seconds: float, began, reads, news, batches) -> None:
+    """A process that draws batches into the queue `batches` from the moment `began`, of the clips that `news` tells of.
+
+    In the trainer's own process it would take the interpreter away from the thread that feeds the GPU."""
+    torch.set_num_threads(1)
+    packer, rings, rng = Packer(build_tokenizer()), training_rings(capacity, "meta"), random.Random(0)
+    while True:
+        while not news.empty():
+            grid, meta = news.get()
+            rings[grid].record(meta)
+        if not began.value:
+            time.sleep(0.05)
+            continue
+        what = plan(rng, (time.time() - began.value) / seconds, clips, bool(reads.value))
+        if rings[what["grid"]].size < 96:
+            what["grid"] = GRIDS[0]
+        batch, picks = draw_batch(packer, rings[what["grid"]], rng=rng, **what)
+        arrays = {name: value.numpy() if torch.is_tensor(value) else value for name, value in batch.items()}
+        batches.put((what, arrays | {"picks": picks.numpy()}))
 
 
 def monitor(trainer: Trainer, packer: Packer, pool: Pool, clips: int) -> dict:
@@ -745,7 +804,7 @@ def train(fonts: Path, out: Path, seconds: float, clips: int, workers: int, capa
     tokenizer = build_tokenizer()
     packer, model = Packer(tokenizer), build_model(tokenizer)
     if initial:
-        model = type(model).from_pretrained(initial, dtype=torch.float32)
+        continue_from(model, initial)
     trainer = Trainer(model, device)
     torch.backends.cuda.matmul.allow_tf32 = False
     difference = check_forward(trainer, packer)
@@ -769,9 +828,12 @@ def train(fonts: Path, out: Path, seconds: float, clips: int, workers: int, capa
     if device.type == "cuda":
         trainer.compile()
         torch.set_float32_matmul_precision("high")
-    pool, upload = Pool(blocks, capacity, device), Uploader(device)
+    news, batches = context.Queue(), context.Queue(maxsize=4)
+    began, reads = context.Value("d", 0.0), context.Value("b", bool(initial))
+    shared = (capacity, clips, seconds, began, reads, news, batches)
+    context.Process(target=compose, args=shared, daemon=True).start()
+    pool, upload = Pool(blocks, capacity, device, news), Uploader(device)
     optimizer = torch.optim.AdamW(trainer.parameters(), 1e-3, betas=(0.9, 0.98), weight_decay=0.02, fused=device.type == "cuda")
-    rng = random.Random(0)
     while pool.train[GRIDS[0]].size < min(3000, capacity // 2):
         time.sleep(0.2)
 
@@ -785,29 +847,26 @@ def train(fonts: Path, out: Path, seconds: float, clips: int, workers: int, capa
             logits = trainer.answer(features, batch)
         return F.cross_entropy(logits.float(), batch["target"]), glyph_loss
 
-    def draw(what: dict) -> tuple[dict, dict]:
-        if pool.train[what["grid"]].size < 96:
-            what["grid"] = GRIDS[0]
-        batch, picks = draw_batch(packer, pool.train[what["grid"]], rng=rng, **what)
-        return what, upload(batch | {"picks": picks})
-
     for chunks in (1, 4) if device.type == "cuda" else ():  # compile before the clock starts
-        shape = dict(chunks=chunks, per_chunk=1, count=clips // chunks, questions=2 if chunks > 1 else 1)
-        sum(losses(*draw(dict(grid=GRIDS[0], **shape)))).backward()
+        shape = dict(grid=GRIDS[0], chunks=chunks, per_chunk=1, count=clips // chunks, questions=2 if chunks > 1 else 1)
+        batch, picks = draw_batch(packer, pool.train[GRIDS[0]], rng=random.Random(0), **shape)
+        sum(losses(shape, upload(batch | {"picks": picks}))).backward()
         say(warm=round(time.time() - started, 1), rendered=pool.train[GRIDS[0]].added)
-    began, step, chunks_seen, answers, saved, watched, queue = time.time(), 0, 0, 0, time.time(), time.time(), []
-    reads, peak = bool(initial), 8e-4 if initial else 1.2e-3
+    began.value = time.time()
+    step, chunks_seen, answers, saved, watched, queue = 0, 0, 0, time.time(), time.time(), []
+    peak = 1e-3 if initial else 1.2e-3
 
     def prepare():
         while True:
-            drawn = draw(plan(rng, (time.time() - began) / seconds, clips, reads))
+            what, arrays = batches.get()
+            batch = upload({k: torch.from_numpy(v) if isinstance(v, np.ndarray) else v for k, v in arrays.items()})
             while len(queue) > 3:
                 time.sleep(0.002)
-            queue.append(drawn)
+            queue.append((what, batch))
 
     threading.Thread(target=prepare, daemon=True).start()
     model.train()
-    while (share := (time.time() - began) / seconds) < 1:
+    while (share := (time.time() - began.value) / seconds) < 1:
         while not queue:
             time.sleep(0.001)
         what, batch = queue.pop(0)
@@ -821,19 +880,21 @@ def train(fonts: Path, out: Path, seconds: float, clips: int, workers: int, capa
         step, chunks_seen, answers = step + 1, chunks_seen + len(batch["picks"]), answers + len(batch["kinds"])
         if step % 100 == 0 or step == 1:
             rendered = sum(r.added for r in pool.train.values())
-            progress = dict(s=round(time.time() - began), step=step, chunks=chunks_seen, answers=answers, rendered=rendered)
+            progress = dict(
+                s=round(time.time() - began.value), step=step, chunks=chunks_seen, answers=answers, rendered=rendered
+            )
             parts = dict(loss=round(answer_loss.item(), 4), glyphs=round(glyph_loss.item(), 3))
             say(**progress, stream=what["chunks"], **parts, queue=len(queue))
         if time.time() - watched > 30:
             watched, seen = time.time(), monitor(trainer, packer, pool, min(1024, clips))
-            reads = reads or (share > RAMP and seen.get(1, {}).get("now", 0) >= READS)
-            say(s=round(time.time() - began), held_out_text=seen)
+            reads.value = reads.value or (share > RAMP and seen.get(1, {}).get("now", 0) >= READS)
+            say(s=round(time.time() - began.value), held_out_text=seen)
         if time.time() - saved > 180:
             saved = time.time()
             save_checkpoint(model, tokenizer, out)
     final = monitor(trainer, packer, pool, min(2048, 2 * clips))
     rendered = sum(ring.added for ring in pool.train.values())
-    say(s=round(time.time() - began), step=step, chunks=chunks_seen, answers=answers, rendered=rendered, final=final)
+    say(s=round(time.time() - began.value), step=step, chunks=chunks_seen, answers=answers, rendered=rendered, final=final)
     if device.type == "cuda":
         say(peak_gib=round(torch.cuda.max_memory_allocated() / 2**30, 1))
     save_checkpoint(model, tokenizer, out)
@@ -844,7 +905,7 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("fonts", type=Path, help="the folder that collect_fonts.py wrote")
     parser.add_argument("out", type=Path, help="where the checkpoint goes")
-    parser.add_argument("--seconds", type=float, default=1080)
+    parser.add_argument("--seconds", type=float, default=1750)
     parser.add_argument("--clips", type=int, default=1024, help="chunks in a batch")
     parser.add_argument("--workers", type=int, default=14, help="rendering processes")
     parser.add_argument("--capacity", type=int, default=250_000, help="clips kept on the GPU at the default resolution")
