@@ -4,6 +4,7 @@ Attention is computed for the question's tokens only, from the cached keys: O(qu
 kernel the stream itself uses.
 """
 
+import threading
 from contextlib import contextmanager
 
 import pandas as pd
@@ -31,7 +32,11 @@ def attention_by_region(engine, question: str) -> pd.DataFrame:
     reach = _distances(manager, labels)
     snapshot, asked = manager.take_snapshot(), []
 
+    thread = threading.get_ident()
+
     def look(attention, _arguments, given):
+        if threading.get_ident() != thread:  # another engine on the same model, at work meanwhile
+            return
         queries = attention.q_proj(given["hidden_states"]).unflatten(-1, (-1, attention.head_dim)).transpose(1, 2)
         asked.append(apply_rope(queries, *(part[0] for part in given["position_embeddings"])))
 

@@ -61,7 +61,7 @@ def detect_sinks(model, processor, video, chunk_frames: Iterable[int], heights: 
         engine = VideoStreamingInference(model, unlimited, model.device, EvictionConfig(budget))
         seen = [0]
         for _, (_, frames) in zip(range(chunks), VideoChunks(video, count), strict=False):
-            seen.append(engine.append_video_chunk(_to_height(frames, height))["tokens_seen"])
+            seen.append(engine.append_video_chunk(resize_to_height(frames, height))["tokens_seen"])
         new = np.diff(seen)
         evictor = engine.cache_manager.evictor
         increments += [dict(configuration=name, chunk=i, new_tokens=int(n)) for i, n in enumerate(new)]
@@ -81,9 +81,12 @@ def detect_sinks(model, processor, video, chunk_frames: Iterable[int], heights: 
     return pd.DataFrame(increments), pd.DataFrame(sinks)
 
 
-def stream_video(engine, video, chunk_frames: int, sample_fps: float, run: str, limit_bytes: int | None = None):
-    """Stream a whole video; a table [run, chunk, time_s, cache_tokens, cache_bytes, peak_bytes, reserved_bytes, event], a row
-    per chunk.
+def stream_video(
+    engine, video, chunk_frames: int, sample_fps: float, run: str, limit_bytes: int | None = None, tokens: float = math.inf
+):
+    """Stream a video, or as much of it as makes `tokens`.
+
+    A table [run, chunk, time_s, cache_tokens, cache_bytes, peak_bytes, reserved_bytes, event], a row per chunk.
 
     It ends early at the end of memory, which is CUDA's own error or, with `limit_bytes`, more cache bytes than that; the
     last row's event is then "out of memory". `peak_bytes` and `reserved_bytes` are what torch had allocated and reserved at
@@ -108,15 +111,15 @@ def stream_video(engine, video, chunk_frames: int, sample_fps: float, run: str, 
         evictions = now
         rows.append(dict(run=run, chunk=index, time_s=time_s, cache_tokens=info["cache_seq_length"], cache_bytes=held,
                          peak_bytes=peak, reserved_bytes=reserved, event=event))  # fmt: skip
-        if full:
+        if full or info["tokens_seen"] > tokens:
             break
     return pd.DataFrame(rows)
 
 
 def tune_budget(make_engine, video, chunk_frames: int, sample_fps: float, budgets, limit_bytes: int):
     """Find the largest safe budget: from the middle of `budgets` (low, start, high) up while the peak of reserved memory stays
-    under 21/24 of `limit_bytes`, keep it at 21/24 to 23/24, down when memory ends. `make_engine(budget)` makes the engine;
-    no other engine should hold memory meanwhile.
+    under 21/24 of `limit_bytes`, keep it at 21/24 to 23/24, down when memory ends. Each budget is filled twice over: what a
+    full cache takes does not grow any more. `make_engine(budget)` makes the engine; no other should hold memory meanwhile.
 
     Returns a table [budget, peak_share, chunks_in_window, verdict] and the chosen budget (None when even the lowest fails).
     """
@@ -124,7 +127,7 @@ def tune_budget(make_engine, video, chunk_frames: int, sample_fps: float, budget
     step, tried, budget, best = max(1, (high - start) // 2), [], start, None
     while low <= budget <= high and budget not in [row["budget"] for row in tried]:
         engine = make_engine(budget)
-        rows = stream_video(engine, video, chunk_frames, sample_fps, f"budget {budget}", limit_bytes)
+        rows = stream_video(engine, video, chunk_frames, sample_fps, f"budget {budget}", limit_bytes, 2 * budget)
         share = rows["reserved_bytes"].max() / limit_bytes
         failed = rows["event"].iloc[-1] == "out of memory" or share > 23 / 24
         verdict = "out of memory" if failed else "keep" if share >= 21 / 24 else "room left"
@@ -181,9 +184,9 @@ def ask_periodically(engine, video, chunk_frames: int, sample_fps: float, interv
     return pd.DataFrame(rows)
 
 
-def same_text(answer: str, truth: str) -> bool:
-    """Equal after `normalise`."""
-    return normalise(answer) == normalise(truth)
+def judge(answer: str, truth: str) -> dict:
+    """The columns `answer` and `correct`: whether it is the truth after `normalise`."""
+    return {"answer": answer, "correct": normalise(answer) == normalise(truth)}
 
 
 def _without_pixel_limit(processor) -> Processor:
@@ -193,8 +196,8 @@ def _without_pixel_limit(processor) -> Processor:
     return Processor(processor.tokenizer, settings)
 
 
-def _to_height(frames: np.ndarray, height: int) -> np.ndarray:
-    """uint8 [T, H, W, 3] resized to `height` pixels, the aspect kept."""
+def resize_to_height(frames: np.ndarray, height: int) -> np.ndarray:
+    """Frames uint8 [T, H, W, 3] resized to `height` pixels, the aspect kept."""
     width = round(frames.shape[2] * height / frames.shape[1])
     pixels = torch.from_numpy(frames).permute(0, 3, 1, 2)
     return interpolate(pixels, (height, width), mode="bilinear", antialias=True).permute(0, 2, 3, 1).numpy()
@@ -253,9 +256,9 @@ def _watch_stream(model, processor, lengths, stream: int, budget: int, seed: int
     return [row | {"first_eviction": first_eviction} for row in rows]
 
 
-def count_correct(answers: pd.DataFrame) -> pd.DataFrame:
-    """Per question, position mode and length: correct, n, accuracy and its 95% Wilson interval."""
-    counted = answers.groupby(["question", "position_mode", "chunks"])["correct"].agg(["sum", "count"]).reset_index()
+def count_correct(answers: pd.DataFrame, by: list[str]) -> pd.DataFrame:
+    """Per group: the columns `by`, correct, n, accuracy and its 95% Wilson interval (low, high)."""
+    counted = answers.groupby(by, sort=False)["correct"].agg(["sum", "count"]).reset_index()
     counted = counted.rename(columns={"sum": "correct", "count": "n"})
     counted["accuracy"] = counted["correct"] / counted["n"]
     counted["low"], counted["high"] = proportion_confint(counted["correct"], counted["n"], method="wilson")
@@ -267,7 +270,7 @@ def _ask_title_and_line(engine, scenes) -> list[dict]:
     for kind, name in (("title", "title"), ("now", "current line")):
         truth = true_answer(scenes, kind)
         answer, _ = engine.ask(QUESTIONS[kind][0], max_new_tokens=60, do_sample=False)
-        asked.append(dict(question=name, truth=truth, answer=answer, correct=same_text(answer, truth)))
+        asked.append(dict(question=name, truth=truth, **judge(answer, truth)))
     return asked
 
 

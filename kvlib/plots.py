@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import matplotlib.pyplot as plt
+import numpy as np
 import pandas as pd
 import seaborn as sns
 from matplotlib.artist import Artist
@@ -224,6 +225,56 @@ def plot_retention(scores: pd.DataFrame) -> Figure:
             axis.set(xlabel="age: chunks since it was on screen", ylim=(-0.03, 1.03), title=panel)
             axis.legend()
         axes[0][0].set_ylabel(f"exact answers\n(n = {_span(scores['n'])}, 95% Wilson)")
+    return fig
+
+
+def plot_budgets(scores: pd.DataFrame) -> Figure:
+    """05: share of exact answers over the budget, a panel per question, a line per policy.
+
+    Args:
+        scores: one row per cell: `question` (the panel's title), `contender`, `budget` (tokens), `correct`, `n`.
+    """
+    questions, budgets = list(scores["question"].unique()), sorted(scores["budget"].unique())
+    names = list(scores["contender"].unique())
+    fig, axes = _figure(TWO_COLUMNS, 2.6, ncols=len(questions), sharey=True, squeeze=False)
+    with plt.rc_context(STYLE):
+        for axis, question in zip(axes[0], questions, strict=True):
+            for i, (style, name) in enumerate(zip(_styles(), names, strict=False)):
+                rows = scores[(scores["question"] == question) & (scores["contender"] == name)].sort_values("budget")
+                apart = 1.03 ** (i - (len(names) - 1) / 2)
+                _plot_proportion(axis, rows.assign(chunks=rows["budget"] * apart), name, style, shift=0)
+            axis.set_xscale("log", base=2)
+            axis.set_xticks(budgets, [f"{budget:,}" for budget in budgets])
+            axis.minorticks_off()
+            axis.set(xlabel="budget (tokens)", ylim=(-0.03, 1.03), title=question)
+        axes[0][0].set_ylabel(f"exact answers\n(n = {_span(scores['n'])}, 95% Wilson)")
+        _legend_below(fig, ncols=len(names))
+    return fig
+
+
+def plot_strategies(summary: pd.DataFrame) -> Figure:
+    """04: what each strategy answers, now and backward, with its price in seconds per chunk.
+
+    Args:
+        summary: of `kvlib.study.summarise`, by strategy, with seconds: the names are its index.
+    """
+    fig, axes = _figure(TWO_COLUMNS, 0.9 + 0.24 * len(summary), ncols=2, sharey=True, width_ratios=[2, 1])
+    places = np.arange(len(summary))[::-1]
+    with plt.rc_context(STYLE):
+        for question, style, shift in (("now", SERIES[1], 0.14), ("backward", SERIES[0], -0.14)):
+            share = summary[question]
+            bars = [(share - summary[f"{question}_low"]).clip(lower=0), (summary[f"{question}_high"] - share).clip(lower=0)]
+            label = f"{question} (n = {_span(summary[f'{question}_n'])})"
+            axes[0].errorbar(
+                share, places + shift, xerr=bars, label=label, capsize=2, elinewidth=0.7, **style | {"linestyle": ""}
+            )
+        axes[0].set_yticks(places, summary.index)
+        axes[0].set(xlabel="exact answers (95% Wilson)", xlim=(-0.03, 1.03))
+        axes[1].barh(places, 1e3 * summary["seconds"], color=BLUE)
+        axes[1].set(xlabel="time per chunk (ms)")
+        for axis in axes:
+            axis.grid(axis="y", visible=False)
+        _legend_below(fig, ncols=2)
     return fig
 
 

@@ -67,6 +67,12 @@ class Report:
         self.conclusion = text
         return text
 
+    def save_table(self, name: str, table: pd.DataFrame) -> Path:
+        """Write a table as CSV beside the report, as `<experiment>_<name>.csv`, for figures to be redrawn from; its path."""
+        path = paths.report_path(self.experiment, self.output_dir).with_name(f"{self.experiment}_{name}.csv")
+        write_atomic(path, table.to_csv(index=False))
+        return path
+
     def table(self) -> Styler:
         """The criteria, one row each, for display."""
         table = pd.DataFrame(self.criteria, columns=["id", "description", "measured", "verdict"])

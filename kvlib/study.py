@@ -9,24 +9,25 @@ import random
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 
+import numpy as np
 import pandas as pd
 import torch
+from scipy.stats import bootstrap
 
 from kvlib.baselines import LastFrames
-from kvlib.diagnosis import contiguous_positions, explain
+from kvlib.diagnosis import attention_by_region, contiguous_positions, explain
 from kvlib.evictor import EvictionConfig
-from kvlib.experiments import each_stream, play
+from kvlib.experiments import count_correct, each_stream, judge, play
 from kvlib.policies import Importance
 from kvlib.policies.scorers import SCORERS
 from kvlib.positions import rotate_keys
-from kvlib.scoring import normalise
 from kvlib.stream import VideoStreamingInference
 from kvlib.synthetic import COLORS, QUESTIONS, Scene, answer, draw_stream
 
 MAX_NEW_TOKENS = 60
 
 
-def contenders(budget: int, position_mode: str = "remap") -> dict[str, Callable]:
+def contenders(budget: int, position_mode: str) -> dict[str, Callable]:
     """What is compared at `budget` tokens: name -> function of (model, processor) that makes an engine.
 
     The policies go by their names, importance by its scorers'. "none" never evicts, so its memory has no bound; "last_n" has
@@ -77,41 +78,88 @@ def watch_together(engines: Iterable, frames) -> None:
         engine.append_encoded(chunk)
 
 
-def ask_all(engine, scenes: Sequence[Scene], colors: dict[int, str]) -> list[dict]:
-    """Ask for now, title and history, greedily: a row [question, age, truth, answer, correct, ttft, prompt_tokens] each."""
+def ask_all(engine, scenes: Sequence[Scene], colors: dict[int, str], phrasing: int = 0) -> list[dict]:
+    """Ask for now, title and history in one of the wordings of `QUESTIONS`, greedily: a row [question, age, truth, answer,
+    correct, ttft, prompt_tokens] each."""
     asked = [("now", 0, "now", None), ("title", len(scenes) - 1, "title", None)]
     asked += [("history", age, "card", color) for age, color in colors.items()]
     rows = []
     for name, age, kind, color in asked:
         truth = answer(scenes, kind, color)
-        got, metrics = engine.ask(QUESTIONS[kind][0].format(color=color), max_new_tokens=MAX_NEW_TOKENS, do_sample=False)
-        known = dict(question=name, age=age, truth=truth, answer=got, correct=normalise(got) == normalise(truth))
+        got, metrics = engine.ask(QUESTIONS[kind][phrasing].format(color=color), max_new_tokens=MAX_NEW_TOKENS, do_sample=False)
+        known = dict(question=name, age=age, truth=truth, **judge(got, truth))
         rows.append(known | {key: metrics[key] for key in ("ttft", "prompt_tokens")})
     return rows
 
 
-def compare(model, processor, engines: dict[str, Callable], lengths: tuple[int, int], ages, streams: int, seed: int):
+def compare(
+    model, processor, engines: dict[int, dict[str, Callable]], lengths: tuple[int, int], ages, streams: int, seed: int
+) -> pd.DataFrame:
     """Let every contender watch the same `streams` streams of `lengths` (least, most) chunks, drawn at random, and ask it.
 
-    engines: as `contenders` gives them. A table [stream, contender, chunks, cache_tokens, cache_bytes, question, age, truth,
-    answer, correct, ttft, prompt_tokens], paired by stream.
+    engines: by budget in tokens, as `contenders` gives them. A table [stream, budget, contender, chunks, cache_tokens,
+    cache_bytes, question, age, truth, answer, correct, ttft, prompt_tokens], paired by stream.
     """
 
     def watch(stream: int) -> list[dict]:
         chunks = random.Random(f"length {seed + stream}").randint(*lengths)
         scenes, colors = draw_history_stream(chunks, ages, seed + stream)
-        made = {name: make(model, processor) for name, make in engines.items()}
+        made = {(budget, name): make(model, processor) for budget, named in engines.items() for name, make in named.items()}
         for frames in play(scenes):
             watch_together(made.values(), frames)
         rows = []
-        for name, engine in made.items():
+        for (budget, name), engine in made.items():
             info = engine.get_cache_info()
-            same = dict(stream=stream, contender=name, chunks=chunks)
+            same = dict(stream=stream, budget=budget, contender=name, chunks=chunks)
             same |= dict(cache_tokens=info["cache_seq_length"], cache_bytes=info["cache_bytes"])
             rows += [same | row for row in ask_all(engine, scenes, colors)]
         return rows
 
     return pd.DataFrame([row for rows in each_stream(watch, streams, model) for row in rows])
+
+
+def summarise(answers: pd.DataFrame, by: str) -> pd.DataFrame:
+    """What each of the column `by` remembers and what it costs, in order of appearance: a table with `by` as its index.
+
+    For every question (now, title, history over all ages) and `backward` (title and history): the share of exact answers,
+    `<question>_low` and `<question>_high` of its 95% Wilson interval, and `<question>_n`; then `cache_bytes` (the most),
+    `prompt_tokens` (mean per question), `ttft` (median, s), and the mean `seconds` where the answers have such a column.
+    """
+    parts = [answers, answers[answers["question"] != "now"].assign(question="backward")]
+    counted = count_correct(pd.concat(parts), [by, "question"])
+    table = pd.DataFrame(index=answers[by].unique())
+    for question in ("now", "title", "history", "backward"):
+        rows = counted[counted["question"] == question].set_index(by)
+        for column, name in (("accuracy", ""), ("low", "_low"), ("high", "_high"), ("n", "_n")):
+            table[question + name] = rows[column]
+    costs = {"cache_bytes": "max", "prompt_tokens": "mean", "ttft": "median", "seconds": "mean"}
+    return table.join(answers.groupby(by).agg({name: how for name, how in costs.items() if name in answers}))
+
+
+def paired_difference(answers: pd.DataFrame, by: str, base: str, seed: int) -> pd.DataFrame:
+    """How much more each of the column `by` answers backward than `base` on the same streams: a table [difference, low, high].
+
+    The difference of the shares of exact answers to title and history, with its 95% bootstrap interval (percentiles of 9,999
+    draws of whole streams).
+    """
+    backward = answers[answers["question"] != "now"]
+    shares = backward.pivot_table(index="stream", columns=by, values="correct", aggfunc="mean")
+    rows = {}
+    for name in answers[by].unique():
+        difference = (shares[name] - shares[base]).to_numpy()
+        found = bootstrap((difference,), np.mean, method="percentile", rng=np.random.default_rng(seed))
+        rows[name] = [difference.mean(), *found.confidence_interval]
+    return pd.DataFrame.from_dict(rows, orient="index", columns=["difference", "low", "high"])
+
+
+def recommend(summary: pd.DataFrame, plain: str) -> str:
+    """The cheapest whose answers, now and backward, both lie within the interval of the best; cheapest is the fewest bytes (a
+    tenth more than `plain` counts as equal), then the least seconds. summary: of `summarise`, with seconds."""
+    good = pd.Series(True, summary.index)
+    for question in ("now", "backward"):
+        good &= summary[question] >= summary.loc[summary[question].idxmax(), f"{question}_low"]
+    cost = summary[["seconds"]].assign(size=(summary["cache_bytes"] / summary.loc[plain, "cache_bytes"]).clip(lower=1.1))
+    return cost[good].sort_values(["size", "seconds"]).index[0]
 
 
 def blame(model, processor, budget: int, lengths: tuple[int, int], ages, streams: int, seed: int) -> pd.DataFrame:
@@ -138,6 +186,23 @@ def blame(model, processor, budget: int, lengths: tuple[int, int], ages, streams
         ]  # fmt: skip
 
     return pd.DataFrame([row for rows in each_stream(watch, streams, model) for row in rows])
+
+
+def attention(model, processor, budget: int, chunks: int, streams: int, seed: int, modes=("keep", "remap")) -> pd.DataFrame:
+    """Where the question for the title looks after streams of `chunks` chunks: `attention_by_region` for every position mode,
+    with the columns stream and position_mode."""
+
+    def watch(stream: int) -> list[pd.DataFrame]:
+        configs = {mode: EvictionConfig(budget, position_mode=mode) for mode in modes}
+        engines = {mode: VideoStreamingInference(model, processor, model.device, config) for mode, config in configs.items()}
+        for frames in play(draw_stream(chunks, seed + stream)):
+            watch_together(engines.values(), frames)
+        question = QUESTIONS["title"][0]
+        return [
+            attention_by_region(engine, question).assign(stream=stream, position_mode=mode) for mode, engine in engines.items()
+        ]
+
+    return pd.concat([table for tables in each_stream(watch, streams, model) for table in tables], ignore_index=True)
 
 
 def timeline(model, processor, engines: dict[str, Callable], chunks: int, seed: int) -> pd.DataFrame:

@@ -115,7 +115,7 @@ def test_sharing_the_vision_tower_and_the_cores_changes_no_answer(model, process
 
 def test_intervals_are_wilsons():
     answers = pd.DataFrame({"question": "title", "position_mode": "keep", "chunks": 8, "correct": [True] * 9 + [False]})
-    row = experiments.count_correct(answers).iloc[0]
+    row = experiments.count_correct(answers, ["question", "position_mode", "chunks"]).iloc[0]
     assert (row["correct"], row["n"], row["accuracy"]) == (9, 10, 0.9)
     assert (row["low"], row["high"]) == (pytest.approx(0.5958, abs=1e-4), pytest.approx(0.9821, abs=1e-4))
 

@@ -61,14 +61,16 @@ def test_answers_are_judged_by_what_was_shown(wrong, share):
 
 
 def test_all_contenders_watch_the_same_streams_within_the_budget(model, processor):
-    engines = study.contenders(200)
+    engines = study.contenders(200, "remap")
+    by_budget = {200: engines, 160: {"uniform": study.contenders(160, "remap")["uniform"]}}
     assert list(engines)[:3] == ["none", "sink_window", "uniform"]
-    table = study.compare(model, processor, engines, (8, 10), AGES, streams=2, seed=0)
+    table = study.compare(model, processor, by_budget, (8, 10), AGES, streams=2, seed=0)
     assert set(table["contender"]) == set(engines)
     assert table.groupby(["stream", "question", "age"])["truth"].nunique().eq(1).all()
-    assert table.groupby("contender").size().nunique() == 1
+    assert table.groupby(["budget", "contender"]).size().nunique() == 1
+    assert set(table["budget"]) == {200, 160}
     bounded = table[table["contender"] != "none"]
-    assert (bounded["cache_tokens"] <= 200).all()
+    assert (bounded["cache_tokens"] <= bounded["budget"]).all()
     assert (table[table["contender"] == "none"]["cache_tokens"] > 200).all()
     assert table["chunks"].between(8, 10).all()
 
@@ -81,7 +83,7 @@ def test_every_wrong_answer_gets_a_reason(model, processor):
 
 
 def test_the_timeline_shows_who_is_alive(model, processor):
-    table = study.timeline(model, processor, study.contenders(400), 9, seed=0)
+    table = study.timeline(model, processor, study.contenders(400, "remap"), 9, seed=0)
     assert "last_n" not in set(table["contender"])
     for _, rows in table.groupby(["contender", "moment"]):
         assert rows["alive"].min() == 0, "the sink"
