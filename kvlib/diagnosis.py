@@ -101,11 +101,11 @@ def explain(right: bool, contiguous_right: bool, full_right: bool) -> str:
     """
     if right:
         return "right"
-    if not full_right:
-        return "the model itself: with everything remembered the answer is wrong too"
     if contiguous_right:
         return "the position gap: the same tokens at contiguous positions give the right answer"
-    return "eviction: what the answer needs is gone"
+    if full_right:
+        return "eviction: what the answer needs is gone"
+    return "the model itself: with everything remembered the answer is wrong too"
 
 
 def _weights(queries: torch.Tensor, layer, scaling: float) -> torch.Tensor:

@@ -98,7 +98,8 @@ def test_an_unrotated_engine_has_no_hole_to_close(engine, frames):
     ("right", "contiguous", "full", "words"),
     [
         (True, False, False, "right"),
-        (False, True, False, "the model itself"),
+        (False, False, False, "the model itself"),
+        (False, True, False, "the position gap"),
         (False, True, True, "the position gap"),
         (False, False, True, "eviction"),
     ],
