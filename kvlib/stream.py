@@ -9,6 +9,7 @@ from kvlib.evictor import EvictionConfig, KVCacheEvictor
 from kvlib.manager import KVCacheManager
 from kvlib.positions import chunk_positions, text_positions
 from kvlib.video import grid_of, patchify, stack_frames
+from kvlib.vision import VisionTower
 
 SYSTEM_PROMPT = "You are a helpful assistant."  # Qwen's own default
 DEFAULT_QUESTION = (
@@ -50,6 +51,7 @@ class VideoStreamingInference:
     def __init__(self, model, processor, device, eviction_config: EvictionConfig | None = None):
         self.model, self.processor, self.device = model, processor, torch.device(device)
         self.eviction_config = eviction_config
+        self._vision = VisionTower(model.model.visual)
         language = model.model.language_model
         evictor = None
         if eviction_config is not None:
@@ -79,13 +81,10 @@ class VideoStreamingInference:
         before, after = self._turn(first)
         merged = (grid[0], grid[1] // settings.merge_size, grid[2] // settings.merge_size)
         time_step = self.model.config.vision_config.tokens_per_second * settings.temporal_patch_size / fps
-        vision = self.model.model.visual
-        features = self.model.model.get_video_features(
-            patches.to(vision.device), torch.tensor([grid], device=vision.device)
-        ).pooler_output
+        features = self._vision(patches, grid)
         embed = self.model.get_input_embeddings()
         head, tail = embed(before), embed(after)
-        block = torch.cat(list(features))[None].to(head.device, head.dtype)
+        block = features[None].to(head.device, head.dtype)
         return EncodedChunk(first, torch.cat([head, block, tail], dim=1), before.shape[1], merged, after.shape[1], time_step)
 
     @torch.no_grad()

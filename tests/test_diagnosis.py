@@ -1,5 +1,8 @@
 """The diagnosis against transformers' own eager attention, the counterfactual against the stream itself, and the baseline."""
 
+import threading
+
+import pandas as pd
 import pytest
 import torch
 
@@ -92,6 +95,21 @@ def test_an_unrotated_engine_has_no_hole_to_close(engine, frames):
     streamed = watched(engine, frames, EvictionConfig(220, position_mode="unrotated"))
     with pytest.raises(ValueError, match="unrotated"), contiguous_positions(streamed):
         pass
+
+
+def test_attention_takes_no_notice_of_other_threads_on_the_model(engine, frames, monkeypatch):
+    streamed, other = watched(engine, frames, None), engine()
+    alone, step = attention_by_region(streamed, "What?"), streamed._step
+
+    def disturbed(tokens):
+        thread = threading.Thread(target=lambda: other.append_video_chunk(frames()))
+        thread.start()
+        thread.join()
+        return step(tokens)
+
+    monkeypatch.setattr(streamed, "_step", disturbed)
+    pd.testing.assert_frame_equal(attention_by_region(streamed, "What?"), alone)
+    assert len(other.cache_manager.chunks) == 1
 
 
 @pytest.mark.parametrize(

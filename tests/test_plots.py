@@ -198,3 +198,43 @@ def test_drift_shows_both_ways():
     fig = plots.plot_drift(drift)
     assert line(fig.axes[0], "chain") == ([10, 100], [0.01, 0.1])
     assert line(fig.axes[0], "original") == ([10], [0.002])
+
+
+def test_budgets_have_a_panel_for_every_question():
+    cells = [("now", "a", 250, 3), ("now", "a", 500, 4), ("title", "a", 250, 0), ("title", "a", 500, 2)]
+    scores = pd.DataFrame([(*cell, 4) for cell in cells], columns=["question", "contender", "budget", "correct", "n"])
+    fig = plots.plot_budgets(scores)
+    assert [axis.get_title() for axis in fig.axes] == ["now", "title"]
+    drawn = [axis.containers[0].lines[0] for axis in fig.axes]
+    assert [list(found.get_ydata()) for found in drawn] == [[0.75, 1], [0, 0.5]]
+    assert list(drawn[0].get_xdata()) == pytest.approx([250, 500])
+    assert labels(fig) == ["a"]
+
+
+def test_strategies_stand_in_order_with_their_price():
+    summary = pd.DataFrame(
+        {"now": [1.0, 0.9], "now_low": [0.9, 0.7], "now_high": [1.0, 0.95], "now_n": 10, "backward": [0.1, 0.5],
+         "backward_low": [0, 0.3], "backward_high": [0.3, 0.7], "backward_n": 40, "seconds": [0.05, 0.08]},
+        index=["keep", "remap"],
+    )  # fmt: skip
+    fig = plots.plot_strategies(summary)
+    answers, price = fig.axes
+    assert [text.get_text() for text in answers.get_yticklabels()] == ["keep", "remap"]
+    assert list(answers.get_yticks()) == [1, 0], "the first at the top"
+    assert [list(c.lines[0].get_xdata()) for c in answers.containers if isinstance(c, ErrorbarContainer)] == [
+        [1, 0.9],
+        [0.1, 0.5],
+    ]
+    assert [bar.get_width() for bar in price.patches] == pytest.approx([50, 80])
+    assert labels(fig) == ["now (n = 10)", "backward (n = 40)"]
+
+
+def test_a_figure_is_the_same_from_a_saved_table(tmp_path):
+    scores = pd.DataFrame(
+        [("other", "none", age, age, 7) for age in (1, 4)], columns=["panel", "contender", "age", "correct", "n"]
+    )
+    report = Report("05_policy_comparison", {}, 0, "cpu", str(tmp_path))
+    path = report.save_table("retention", scores)
+    assert path == tmp_path / "05_policy_comparison_retention.csv"
+    drawn = [plots.plot_retention(table).axes[0].containers[0].lines[0].get_xydata() for table in (scores, pd.read_csv(path))]
+    assert drawn[0].tolist() == drawn[1].tolist()

@@ -1,0 +1,102 @@
+"""The vision tower as the stream needs it: transformers' own weights and results, without its Python loop over windows.
+
+Patches are put into an order in which windows of equal length lie side by side, so that each length is one batched attention
+call; that order and the rotary tables are worked out once per grid. The patch embedding, a convolution that never
+overlaps, is a matrix product.
+"""
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from transformers.models.qwen2_5_vl.modeling_qwen2_5_vl import apply_rotary_pos_emb_vision
+from transformers.vision_utils import get_vision_position_ids, get_vision_window_index
+
+Grid = tuple[int, int, int]  # temporal grids, rows and columns of patches
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Where the patches of a grid go. order, inverse: int64 [cells], of merged cells, to the order of windows and back;
+    cos, sin: fp32 [patches, head dim] in that order; windows: (count, length) of equal windows, in patches, as they follow one
+    another; frames: int64 [temporal grids, patches of one], the patches of each temporal grid."""
+
+    order: torch.Tensor
+    inverse: torch.Tensor
+    cos: torch.Tensor
+    sin: torch.Tensor
+    windows: list[tuple[int, int]]
+    frames: torch.Tensor
+
+
+class VisionTower:
+    """Runs `visual`, the vision tower of a Qwen2.5-VL, on one chunk at a time; nothing is stored on the model."""
+
+    def __init__(self, visual):
+        self.visual, self.layouts = visual, {}
+
+    def __call__(self, patches: torch.Tensor, grid: Grid) -> torch.Tensor:
+        """Features [cells, width of the language model] of the patches [patches, channels x frames x height x width] of one
+        `grid`."""
+        visual = self.visual
+        weight, unit = visual.patch_embed.proj.weight, visual.spatial_merge_unit
+        if grid not in self.layouts:
+            self.layouts[grid] = layout(visual, grid, weight.device)
+        plan = self.layouts[grid]
+        hidden = F.linear(patches.to(weight.device, weight.dtype), weight.flatten(1))
+        hidden = hidden.unflatten(0, (-1, unit))[plan.order].flatten(0, 1)
+        for number, block in enumerate(visual.blocks):
+            hidden = hidden.to(block.norm1.weight.device)
+            whole = number in visual.fullatt_block_indexes
+            hidden = hidden + attend(block.attn, block.norm1(hidden), plan, whole)
+            hidden = hidden + block.mlp(block.norm2(hidden))
+        return visual.merger(hidden)[plan.inverse.to(hidden.device)]
+
+
+def layout(visual, grid: Grid, device) -> Layout:
+    """Work out the `Layout` of a grid."""
+    thw, unit = torch.tensor([grid]), visual.spatial_merge_unit
+    cells, ends = get_vision_window_index(
+        thw, spatial_merge_size=visual.spatial_merge_size, window_size=visual.window_size, patch_size=visual.patch_size
+    )
+    windows = cells.split((ends.diff() // unit).tolist())
+    windows = sorted((window for window in windows if len(window)), key=len, reverse=True)
+    order = torch.cat(windows)
+    lengths = torch.tensor([unit * len(window) for window in windows]).unique_consecutive(return_counts=True)
+    positions = get_vision_position_ids(thw, visual.spatial_merge_size)
+    rotary = visual.rotary_pos_emb
+    tables = rotary(torch.empty(0, device=rotary.inv_freq.device), positions.to(rotary.inv_freq.device))
+    cos, sin = (table.float().unflatten(0, (-1, unit))[order.to(table.device)].flatten(0, 1) for table in tables)
+    inverse = order.argsort()
+    patches = (inverse[:, None] * unit + torch.arange(unit)).flatten()  # where the patches have gone
+    return Layout(
+        order.to(device),
+        inverse.to(device),
+        cos.to(device),
+        sin.to(device),
+        [(count, length) for length, count in zip(*(part.tolist() for part in lengths), strict=True)],
+        patches.view(grid[0], -1).to(device),
+    )
+
+
+def attend(attention, hidden: torch.Tensor, plan: Layout, whole: bool) -> torch.Tensor:
+    """Attention [patches, width] of every patch over its window, or over its `whole` temporal grid."""
+    q, k, v = attention.qkv(hidden).unflatten(-1, (3, attention.num_heads, attention.head_dim)).unbind(1)
+    q, k = apply_rotary_pos_emb_vision(q, k, plan.cos.to(q.device), plan.sin.to(q.device))
+    if whole and len(plan.frames) > 1:
+        frames = plan.frames.to(q.device)
+        mixed = torch.empty_like(q)
+        mixed[frames.flatten()] = batched(*(x[frames.flatten()] for x in (q, k, v)), len(frames))
+    elif whole:
+        mixed = batched(q, k, v, 1)
+    else:
+        sizes = [count * length for count, length in plan.windows]
+        parts = zip(*(x.split(sizes) for x in (q, k, v)), plan.windows, strict=True)
+        mixed = torch.cat([batched(*part, count) for *part, (count, _) in parts])
+    return attention.proj(mixed.flatten(1))
+
+
+def batched(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, count: int) -> torch.Tensor:
+    """Attention within each of `count` equal stretches of q, k and v [patches, heads, head dim]."""
+    q, k, v = (x.unflatten(0, (count, -1)).transpose(1, 2) for x in (q, k, v))
+    return F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(0, 1)

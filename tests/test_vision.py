@@ -1,0 +1,51 @@
+"""The vision tower against transformers' own."""
+
+import pytest
+import torch
+
+from kvlib import experiments, paths
+from kvlib.vision import VisionTower, layout
+
+GRIDS = [(1, 4, 6), (2, 10, 20), (3, 18, 8), (1, 2, 2), (2, 8, 8), (1, 24, 34)]
+
+
+def patches(grid, seed=0) -> torch.Tensor:
+    return torch.randn(grid[0] * grid[1] * grid[2], 1176, generator=torch.Generator().manual_seed(seed))
+
+
+@pytest.mark.parametrize("grid", GRIDS)
+@torch.no_grad()
+def test_features_are_those_of_transformers(model, grid):
+    visual = model.model.visual
+    theirs = visual(patches(grid), grid_thw=torch.tensor([grid])).pooler_output
+    torch.testing.assert_close(VisionTower(visual)(patches(grid), grid), theirs, rtol=1e-4, atol=1e-5)
+
+
+@torch.no_grad()
+def test_features_of_the_reader_too():
+    visual = experiments.load(str(paths.READER), torch.device("cpu"))[0].model.visual
+    grid = (2, 10, 20)
+    theirs = visual(patches(grid), grid_thw=torch.tensor([grid])).pooler_output
+    torch.testing.assert_close(VisionTower(visual)(patches(grid), grid), theirs, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("grid", GRIDS)
+def test_a_layout_is_a_rearrangement_in_which_equal_windows_lie_side_by_side(model, grid):
+    visual = model.model.visual
+    plan = layout(visual, grid, "cpu")
+    cells = grid[0] * grid[1] * grid[2] // visual.spatial_merge_unit
+    assert sorted(plan.order.tolist()) == list(range(cells))
+    assert plan.order[plan.inverse].tolist() == list(range(cells))
+    assert sum(count * length for count, length in plan.windows) == cells * visual.spatial_merge_unit
+    assert len({length for _, length in plan.windows}) == len(plan.windows)
+    assert plan.frames.shape == (grid[0], grid[1] * grid[2])
+
+
+@torch.no_grad()
+def test_a_grid_is_worked_out_once_and_frames_do_not_see_each_other(model):
+    tower, grid = VisionTower(model.model.visual), (2, 10, 20)
+    both = tower(patches(grid), grid)
+    other = torch.cat([patches(grid)[:200], patches(grid, 1)[200:]])
+    torch.testing.assert_close(tower(other, grid)[:50], both[:50])
+    assert not torch.allclose(tower(other, grid)[50:], both[50:])
+    assert list(tower.layouts) == [grid]
