@@ -12,7 +12,7 @@ import torch
 
 from kvlib.evictor import to_back
 from kvlib.policies.history import history
-from kvlib.positions import apply_rope
+from kvlib.positions import apply_rope, text_positions
 
 REGIONS = ("sink", "history", "recent", "question")
 RECENT_SHARE = 0.5  # of the tokens behind the sink: the recent window, as the policies have it
@@ -33,14 +33,15 @@ def attention_by_region(engine, question: str) -> pd.DataFrame:
     snapshot, asked = manager.take_snapshot(), []
 
     thread = threading.get_ident()
+    positions = text_positions(tokens.shape[1], manager.next_position).to(tokens.device)
+    cos, sin = (part[0] for part in language.rotary_emb(engine.model.get_input_embeddings().weight, positions[:, None]))
 
-    def look(attention, _arguments, given):
-        if threading.get_ident() != thread:  # another engine on the same model, at work meanwhile
-            return
-        queries = attention.q_proj(given["hidden_states"]).unflatten(-1, (-1, attention.head_dim)).transpose(1, 2)
-        asked.append(apply_rope(queries, *(part[0] for part in given["position_embeddings"])))
+    def look(_project, _hidden, queries):
+        if threading.get_ident() == thread:  # or else of another engine on the same model, at work meanwhile
+            queries = queries.unflatten(-1, (-1, cos.shape[-1])).transpose(1, 2)
+            asked.append(apply_rope(queries, cos.to(queries.device), sin.to(queries.device)))
 
-    hooks = [layer.self_attn.register_forward_pre_hook(look, with_kwargs=True) for layer in language.layers]
+    hooks = [layer.self_attn.q_proj.register_forward_hook(look) for layer in language.layers]
     rows = []
     try:
         engine._step(tokens)

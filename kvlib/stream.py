@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import torch
 
 from kvlib.evictor import EvictionConfig, KVCacheEvictor
+from kvlib.language import run
 from kvlib.manager import KVCacheManager
 from kvlib.positions import chunk_positions, text_positions
 from kvlib.video import grid_of, patchify, stack_frames
@@ -201,12 +202,7 @@ class VideoStreamingInference:
         if self.eviction_config is not None and self.eviction_config.position_mode == "unrotated":
             at = torch.cat([self.cache_manager.positions, positions], dim=1)[:, None].to(embeddings.device)
             cache.set_rope(*(part[0] for part in language.rotary_emb(embeddings, at)))
-        return language(
-            inputs_embeds=embeddings,
-            position_ids=positions[:, None].to(embeddings.device),
-            past_key_values=cache,
-            use_cache=True,
-        ).last_hidden_state
+        return run(language, cache, embeddings, positions)
 
     def _tokens(self, text: str) -> torch.Tensor:
         """Token ids [1, n] on the device of the embedding."""

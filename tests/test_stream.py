@@ -234,7 +234,7 @@ def test_ask_leaves_no_trace_when_it_is_cut_off(engine, model, frames, monkeypat
         if len(calls) > after:
             raise error("cut off")
 
-    hook = model.model.language_model.layers[1].register_forward_pre_hook(fail)
+    hook = model.model.language_model.layers[1].mlp.register_forward_pre_hook(fail)
     try:
         with pytest.raises(error, match="cut off"):
             streamed.ask("What?", max_new_tokens=12, do_sample=False)
@@ -253,7 +253,7 @@ def test_a_chunk_that_is_cut_off_is_not_in_the_cache(engine, model, frames):
     def fail(*_):
         raise RuntimeError("out of memory")
 
-    hook = model.model.language_model.layers[2].register_forward_pre_hook(fail)
+    hook = model.model.language_model.layers[2].mlp.register_forward_pre_hook(fail)
     with pytest.raises(RuntimeError, match="out of memory"):
         streamed.append_video_chunk(frames(2, 3))
     hook.remove()
