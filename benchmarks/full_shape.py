@@ -14,12 +14,17 @@ import tempfile
 import time
 
 import torch
-from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
+from transformers import DynamicCache, Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
 
 from kvlib import EvictionConfig, StreamQwenModel, VideoStreamingInference, load_processor, paths
+from kvlib.cache import StreamCache
+from kvlib.language import run
+from kvlib.positions import text_positions
+from kvlib.vision import VisionTower
 
 CAP_BYTES = int(23.3 * 2**30)
 BF16 = 2
+BF16_ERROR = 0.05  # relative: what bf16 rounding leaves between two orders of summation over all layers
 SHAPES = {  # of the published config.json files
     "3b": dict(hidden_size=2048, intermediate_size=11008, num_hidden_layers=36, num_attention_heads=16, num_key_value_heads=2),
     "7b": dict(hidden_size=3584, intermediate_size=18944, num_hidden_layers=28, num_attention_heads=28, num_key_value_heads=4),
@@ -88,6 +93,30 @@ def stream(model, processor, budget: int, mode: str, chunks: int) -> dict:
     }
 
 
+@torch.no_grad()
+def errors(model) -> dict[str, float]:
+    """How far our vision tower and language model are from transformers' own forward on this device: ||ours - theirs|| /
+    ||theirs||, two temporal grids of 36 x 64 patches, and 700 tokens behind 300."""
+    grid, generator = (2, 36, 64), torch.Generator("cuda").manual_seed(0)
+    visual, language = model.model.visual, model.model.language_model
+    patches = torch.randn(grid[0] * grid[1] * grid[2], 1176, device="cuda", generator=generator)
+    seen = VisionTower(visual)(patches, grid)
+    theirs = visual(patches.to(torch.bfloat16), grid_thw=torch.tensor([grid], device="cuda")).pooler_output
+    found = {"vision": ((seen - theirs).float().norm() / theirs.float().norm()).item()}
+    embeddings = torch.randn(1, 1000, seen.shape[1], device="cuda", generator=generator).to(torch.bfloat16)
+    cache, other = StreamCache(len(language.layers), 1000), DynamicCache()
+    for first, last in ((0, 300), (300, 1000)):
+        positions = text_positions(last - first, first)
+        mine = run(language, cache, embeddings[:, first:last], positions)
+        theirs = language(
+            inputs_embeds=embeddings[:, first:last],
+            position_ids=positions[:, None].cuda(),
+            past_key_values=other,
+            use_cache=True,
+        ).last_hidden_state
+    return found | {"language": ((mine - theirs).float().norm() / theirs.float().norm()).item()}
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--shapes", choices=SHAPES, default="3b")
@@ -102,6 +131,7 @@ def main() -> int:
         loading = time.perf_counter() - began
         processor = load_processor(path)
     torch.cuda.set_per_process_memory_fraction(CAP_BYTES / torch.cuda.get_device_properties(0).total_memory)
+    relative = errors(model)
     runs = [stream(model, processor, options.budget, mode, options.chunks) for mode in ("keep", "remap")]
     shape = SHAPES[options.shapes]
     head = shape["hidden_size"] // shape["num_attention_heads"]
@@ -113,7 +143,7 @@ def main() -> int:
         and run["ask_left_no_trace"]
         for run in runs
     )
-    good = good and runs[0]["bytes_per_token"] == expected
+    good = good and runs[0]["bytes_per_token"] == expected and max(relative.values()) < BF16_ERROR
     summary = {
         "shapes": options.shapes,
         "weights": "random",
@@ -121,6 +151,7 @@ def main() -> int:
         "torch": torch.__version__,
         "loading_seconds": loading,
         "bytes_per_token_expected": expected,
+        "relative_errors": relative,
         "passed": good,
         "runs": runs,
     }
