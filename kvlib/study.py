@@ -147,8 +147,11 @@ def paired_difference(answers: pd.DataFrame, by: str, base: str, seed: int) -> p
     rows = {}
     for name in answers[by].unique():
         difference = (shares[name] - shares[base]).to_numpy()
-        found = bootstrap((difference,), np.mean, method="percentile", rng=np.random.default_rng(seed))
-        rows[name] = [difference.mean(), *found.confidence_interval]
+        bounds = np.nan, np.nan  # one stream has no spread
+        if len(difference) > 1:
+            drawn = bootstrap((difference,), np.mean, method="percentile", rng=np.random.default_rng(seed))
+            bounds = drawn.confidence_interval
+        rows[name] = [difference.mean(), *bounds]
     return pd.DataFrame.from_dict(rows, orient="index", columns=["difference", "low", "high"])
 
 
