@@ -4,7 +4,6 @@ Attention is computed for the question's tokens only, from the cached keys: O(qu
 kernel the stream itself uses.
 """
 
-import threading
 from contextlib import contextmanager
 
 import pandas as pd
@@ -12,7 +11,7 @@ import torch
 
 from kvlib.evictor import to_back
 from kvlib.policies.history import history
-from kvlib.positions import apply_rope, text_positions
+from kvlib.positions import apply_rope
 
 REGIONS = ("sink", "history", "recent", "question")
 RECENT_SHARE = 0.5  # of the tokens behind the sink: the recent window, as the policies have it
@@ -30,21 +29,9 @@ def attention_by_region(engine, question: str) -> pd.DataFrame:
     tokens = engine._tokens(f"<|im_start|>user\n{question}<|im_end|>\n<|im_start|>assistant\n")
     labels = torch.cat([_labels(manager), torch.full((tokens.shape[1],), REGIONS.index("question"))])
     reach = _distances(manager, labels)
-    snapshot, asked = manager.take_snapshot(), []
-
-    thread = threading.get_ident()
-    positions = text_positions(tokens.shape[1], manager.next_position).to(tokens.device)
-    cos, sin = (part[0] for part in language.rotary_emb(engine.model.get_input_embeddings().weight, positions[:, None]))
-
-    def look(_project, _hidden, queries):
-        if threading.get_ident() == thread:  # or else of another engine on the same model, at work meanwhile
-            queries = queries.unflatten(-1, (-1, cos.shape[-1])).transpose(1, 2)
-            asked.append(apply_rope(queries, cos.to(queries.device), sin.to(queries.device)))
-
-    hooks = [layer.self_attn.q_proj.register_forward_hook(look) for layer in language.layers]
-    rows = []
+    snapshot, asked, rows = manager.take_snapshot(), [], []
     try:
-        engine._step(tokens)
+        engine._step(tokens, asked.append)
         for number, (queries, stored) in enumerate(zip(asked, manager.cache.layers, strict=True)):
             weights = _weights(queries, stored, language.layers[number].self_attn.scaling).cpu()
             entropy = torch.special.entr(weights).sum(-1).mean(-1)
@@ -62,8 +49,6 @@ def attention_by_region(engine, question: str) -> pd.DataFrame:
                     for h in range(len(share))
                 ]
     finally:
-        for hook in hooks:
-            hook.remove()
         manager.restore_snapshot(snapshot)
     return pd.DataFrame(rows)
 
@@ -98,7 +83,8 @@ def explain(right: bool, contiguous_right: bool, full_right: bool) -> str:
     """In words, why an evicting stream's answer is right or wrong.
 
     right: the stream itself; contiguous_right: the same tokens at contiguous positions (`contiguous_positions`);
-    full_right: the same positions with nothing evicted.
+    full_right: the same positions with nothing evicted. What contiguous positions repair is the gap's, even where the full
+    cache fails as well.
     """
     if right:
         return "right"

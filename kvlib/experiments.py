@@ -17,6 +17,7 @@ from torch.nn.functional import interpolate
 from tqdm.auto import tqdm
 
 from kvlib import paths
+from kvlib.baselines import LastFrames
 from kvlib.evictor import EvictionConfig
 from kvlib.model import Processor, StreamQwenModel, load_processor
 from kvlib.report import device_name, write_atomic
@@ -237,18 +238,32 @@ def play(scenes: Sequence[Scene]) -> Iterator[np.ndarray]:
             yield frames
 
 
+def engines_by_mode(model, processor, budget: int, modes: Iterable[str]) -> dict[str, VideoStreamingInference]:
+    """A sink + window engine of `budget` tokens for every position mode."""
+    configs = {mode: EvictionConfig(budget, position_mode=mode) for mode in modes}
+    return {mode: VideoStreamingInference(model, processor, model.device, config) for mode, config in configs.items()}
+
+
+def watch_together(engines: Iterable, frames) -> None:
+    """Let engines on one model watch the same frames, which go through the vision tower once; `LastFrames` keeps them."""
+    chunk = None
+    for engine in engines:
+        if isinstance(engine, LastFrames):
+            engine.append_video_chunk(frames)
+            continue
+        chunk = chunk or engine.encode(frames)
+        engine.append_encoded(chunk)
+
+
 def _watch_stream(model, processor, lengths, stream: int, budget: int, seed: int, modes) -> list[dict]:
     scenes = draw_stream(max(lengths), seed + stream)
     for index in lengths:  # a blank screen would be a question of another kind
         scenes[index - 1] = replace(scenes[index - 1], text=scenes[index - 1].text or f"Line {index}")
-    configs = {mode: EvictionConfig(budget, position_mode=mode) for mode in modes}
-    engines = {mode: VideoStreamingInference(model, processor, model.device, config) for mode, config in configs.items()}
-    rows, first_eviction = [], math.nan
+    engines, rows, first_eviction = engines_by_mode(model, processor, budget, modes), [], math.nan
     for index, frames in enumerate(play(scenes), start=1):
-        chunk = engines[modes[0]].encode(frames)
+        watch_together(engines.values(), frames)
         for mode, engine in engines.items():
-            info = engine.append_encoded(chunk)
-            if math.isnan(first_eviction) and info["eviction_stats"]["total_evictions"]:
+            if math.isnan(first_eviction) and engine.cache_manager.evictor.total_evictions:
                 first_eviction = index
             if index in lengths:
                 asked = _ask_title_and_line(engine, scenes[:index])

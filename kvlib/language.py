@@ -1,8 +1,10 @@
 """The language model as the stream needs it: transformers' own weights and results, one layer after the other into the cache.
 
-No mask is built for a single token, keys and values are never repeated for their group of query heads, and nothing of a
-stream is stored on the model.
+No mask is built for a single token or for flash attention, keys and values are never repeated for their group of query
+heads, and nothing of a stream is stored on the model.
 """
+
+from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
@@ -11,8 +13,13 @@ from torch.nn.attention.bias import causal_lower_right
 from transformers.models.qwen2_5_vl.modeling_qwen2_5_vl import apply_rotary_pos_emb
 
 
-def run(language, cache, embeddings: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
-    """Append tokens to `cache`, a `StreamCache`: embeddings [1, n, width] at positions int64 [3, n] -> states [1, n, width]."""
+def run(
+    language, cache, embeddings: torch.Tensor, positions: torch.Tensor, look: Callable[[torch.Tensor], None] | None = None
+) -> torch.Tensor:
+    """Append tokens to `cache`, a `StreamCache`: embeddings [1, n, width] at positions int64 [3, n] -> states [1, n, width].
+
+    `look` is shown the rotated queries [1, heads, n, head dim] of every layer, in order.
+    """
     cos, sin = language.rotary_emb(embeddings, positions[:, None].to(embeddings.device))
     hidden = embeddings
     for layer, stored in zip(language.layers, cache.layers, strict=True):
@@ -22,6 +29,8 @@ def run(language, cache, embeddings: torch.Tensor, positions: torch.Tensor) -> t
         projections = attention.q_proj, attention.k_proj, attention.v_proj
         q, k, v = (project(normed).unflatten(-1, (-1, attention.head_dim)).transpose(1, 2) for project in projections)
         q, k = apply_rotary_pos_emb(q, k, cos, sin)
+        if look is not None:
+            look(q)
         mixed = attend(q, *stored.update(k, v))
         hidden = hidden + attention.o_proj(mixed.transpose(1, 2).flatten(2))
         hidden = hidden + layer.mlp(layer.post_attention_layernorm(hidden))

@@ -53,7 +53,7 @@ def load_processor(path) -> Processor:
 
 
 def check_architecture(path) -> None:
-    """Raise FileNotFoundError or ValueError unless `path` holds a Qwen2.5-VL checkpoint."""
+    """Raise FileNotFoundError or ValueError unless `path` holds a Qwen2.5-VL checkpoint without sliding windows."""
     try:
         config = AutoConfig.from_pretrained(path)
     except OSError as error:
@@ -64,4 +64,9 @@ def check_architecture(path) -> None:
         raise ValueError(
             f"the checkpoint at {str(path)!r} is of architecture {config.model_type!r}, but kvlib streams "
             f"{ARCHITECTURE!r} only: choose a Qwen2.5-VL checkpoint"
+        )
+    if other := set(config.text_config.layer_types) - {"full_attention"}:
+        raise ValueError(
+            f"the checkpoint at {str(path)!r} has layers of {sorted(other)}, which forget by themselves: choose one whose "
+            'config.json has "use_sliding_window": false'
         )

@@ -209,20 +209,12 @@ def plot_retention(scores: pd.DataFrame) -> Figure:
     Args:
         scores: one row per cell: `panel` (title), `contender`, `age` (chunks since the card was on screen), `correct`, `n`.
     """
-    panels, ages = list(scores["panel"].unique()), sorted(scores["age"].unique())
+    panels = list(scores["panel"].unique())
     fig, axes = _figure(TWO_COLUMNS, 3.0, ncols=len(panels), sharey=True, squeeze=False)
     with plt.rc_context(STYLE):
         for axis, panel in zip(axes[0], panels, strict=True):
-            inside = scores[scores["panel"] == panel]
-            names = list(inside["contender"].unique())
-            for i, (style, name) in enumerate(zip(_styles(), names, strict=False)):
-                rows = inside[inside["contender"] == name].sort_values("age")
-                apart = 1.04 ** (i - (len(names) - 1) / 2)  # so that lines of equal values do not hide each other
-                _plot_proportion(axis, rows.assign(chunks=rows["age"] * apart), name, style, shift=0)
-            axis.set_xscale("log", base=2)
-            axis.set_xticks(ages, [str(age) for age in ages])
-            axis.minorticks_off()
-            axis.set(xlabel="age: chunks since it was on screen", ylim=(-0.03, 1.03), title=panel)
+            _plot_contenders(axis, scores[scores["panel"] == panel], "age")
+            axis.set(xlabel="age: chunks since it was on screen", title=panel)
             axis.legend()
         axes[0][0].set_ylabel(f"exact answers\n(n = {_span(scores['n'])}, 95% Wilson)")
     return fig
@@ -234,21 +226,14 @@ def plot_budgets(scores: pd.DataFrame) -> Figure:
     Args:
         scores: one row per cell: `question` (the panel's title), `contender`, `budget` (tokens), `correct`, `n`.
     """
-    questions, budgets = list(scores["question"].unique()), sorted(scores["budget"].unique())
-    names = list(scores["contender"].unique())
+    questions = list(scores["question"].unique())
     fig, axes = _figure(TWO_COLUMNS, 2.6, ncols=len(questions), sharey=True, squeeze=False)
     with plt.rc_context(STYLE):
         for axis, question in zip(axes[0], questions, strict=True):
-            for i, (style, name) in enumerate(zip(_styles(), names, strict=False)):
-                rows = scores[(scores["question"] == question) & (scores["contender"] == name)].sort_values("budget")
-                apart = 1.03 ** (i - (len(names) - 1) / 2)
-                _plot_proportion(axis, rows.assign(chunks=rows["budget"] * apart), name, style, shift=0)
-            axis.set_xscale("log", base=2)
-            axis.set_xticks(budgets, [f"{budget:,}" for budget in budgets])
-            axis.minorticks_off()
-            axis.set(xlabel="budget (tokens)", ylim=(-0.03, 1.03), title=question)
+            _plot_contenders(axis, scores[scores["question"] == question], "budget")
+            axis.set(xlabel="budget (tokens)", title=question)
         axes[0][0].set_ylabel(f"exact answers\n(n = {_span(scores['n'])}, 95% Wilson)")
-        _legend_below(fig, ncols=len(names))
+        _legend_below(fig, ncols=scores["contender"].nunique())
     return fig
 
 
@@ -355,6 +340,20 @@ def _styles():
     for round_ in range(len(SERIES)):
         for i, style in enumerate(SERIES):
             yield style | {"linestyle": SERIES[(i + round_) % len(SERIES)]["linestyle"]}
+
+
+def _plot_contenders(axis: Axes, scores: pd.DataFrame, over: str):
+    """A line with intervals for every `contender` over the column `over`, on a logarithmic scale; the lines stand a little
+    apart, so that equal values do not hide each other."""
+    names, values = list(scores["contender"].unique()), sorted(scores[over].unique())
+    for i, (style, name) in enumerate(zip(_styles(), names, strict=False)):
+        rows = scores[scores["contender"] == name].sort_values(over)
+        apart = 1.04 ** (i - (len(names) - 1) / 2)
+        _plot_proportion(axis, rows.assign(chunks=rows[over] * apart), name, style, shift=0)
+    axis.set_xscale("log", base=2)
+    axis.set_xticks(values, [f"{value:,}" for value in values])
+    axis.minorticks_off()
+    axis.set_ylim(-0.03, 1.03)
 
 
 def _plot_proportion(axis: Axes, rows: pd.DataFrame, label: str, style: dict, shift: float):

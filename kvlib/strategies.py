@@ -13,7 +13,7 @@ import pandas as pd
 from kvlib.evictor import EvictionConfig
 from kvlib.experiments import each_stream, judge, play, resize_to_height
 from kvlib.stream import VideoStreamingInference
-from kvlib.study import ask_all, draw_history_stream
+from kvlib.study import ask_all, draw_history_stream, summarise
 
 HOLD = 2  # chunks
 
@@ -60,22 +60,36 @@ def combine(plain: Strategy, first: Strategy, second: Strategy) -> Strategy:
     return replace(plain, **changes)
 
 
+def best_pair(tried: pd.DataFrame, chosen: dict[str, Strategy]) -> dict[str, Strategy]:
+    """The two of `chosen` that answer the most backward, beside "keep", joined: {"first + second": strategy}.
+
+    tried: of `try_strategies`; of equals, the one that was tried first goes first.
+    """
+    backward = summarise(tried, "strategy").drop("keep")["backward"]
+    first, second = backward.sort_values(ascending=False, kind="stable").index[:2]
+    return {f"{first} + {second}": combine(chosen["keep"], chosen[first], chosen[second])}
+
+
 class Viewer:
     """A strategy at work on one stream: `watch` every chunk, then `answers`.
 
-    `watch_s` and `ask_s` are the seconds that went into watching and asking so far, `peak_bytes` what its caches held at most.
+    `watch_s` and `ask_s` are the seconds that went into watching and asking so far, `peak_tokens` and `peak_bytes` what its
+    caches held at most, together, and `fill` the largest share of its budget that one of them ever stored.
     """
 
     def __init__(self, model, processor, strategy: Strategy, scenes: Sequence, colors: dict[int, str]):
         self.model, self.processor, self.strategy = model, processor, strategy
         self.scenes, self.colors = scenes, colors
         self.engines = [self._engine()]
-        self.said, self.watch_s, self.ask_s, self.peak_bytes = [], 0.0, 0.0, 0
+        self.said, self.watch_s, self.ask_s = [], 0.0, 0.0
+        self.peak_tokens, self.peak_bytes, self.fill = 0, 0, 0.0
 
     def watch(self, index: int, frames, encoded: dict) -> None:
         """Watch chunk `index`. encoded: what the vision tower made of this chunk, by height, shared among viewers."""
         if index % self.strategy.every:
             return
+        if self.strategy.height:
+            frames = resize_to_height(frames, self.strategy.height)
         if self.strategy.windows:
             self._begin_windows(frames)
         keys = [self._encode(engine, frames, encoded) for engine in self.engines]
@@ -84,7 +98,7 @@ class Viewer:
         for engine, key in zip(self.engines, keys, strict=True):
             engine.append_encoded(encoded[key][0])
         self.watch_s += time.perf_counter() - began
-        self.peak_bytes = max(self.peak_bytes, sum(engine.get_cache_info()["cache_bytes"] for engine in self.engines))
+        self._note_peaks()
         if self.strategy.interval and (index + 1) % self.strategy.interval == 0:
             self._ask(self.engines[0])
 
@@ -102,13 +116,19 @@ class Viewer:
 
     def _encode(self, engine, frames, encoded: dict) -> tuple:
         """The key in `encoded` of this chunk for this engine; there lie what the vision tower made, and its seconds."""
-        height = self.strategy.height
-        key = height, not engine.cache_manager.chunks
+        key = self.strategy.height, not engine.cache_manager.chunks
         if key not in encoded:
             began = time.perf_counter()
-            chunk = engine.encode(resize_to_height(frames, height) if height else frames)
+            chunk = engine.encode(frames)
             encoded[key] = chunk, time.perf_counter() - began
         return key
+
+    def _note_peaks(self) -> None:
+        held = [engine.get_cache_info() for engine in self.engines]
+        tokens = [info["cache_seq_length"] for info in held]
+        self.peak_tokens = max(self.peak_tokens, sum(tokens))
+        self.peak_bytes = max(self.peak_bytes, sum(info["cache_bytes"] for info in held))
+        self.fill = max(self.fill, max(tokens) / self.strategy.budget)
 
     def _begin_windows(self, frames) -> None:
         """Ask a full engine and start it anew; start the second one when the first is half full."""
@@ -138,8 +158,8 @@ def try_strategies(
 ) -> pd.DataFrame:
     """Let every strategy watch the same `streams` streams of `scenes` scenes and answer.
 
-    A table [stream, strategy, question, age, truth, answer, correct, ttft, prompt_tokens, cache_bytes, seconds]; `age` in
-    scenes, `seconds` of watching and asking per chunk of the video.
+    A table [stream, strategy, question, age, truth, answer, correct, ttft, prompt_tokens, cache_tokens, cache_bytes, fill,
+    seconds]; `age` in scenes, the caches' figures as in `Viewer`, `seconds` of watching and asking per chunk of the video.
     """
 
     def watch(stream: int) -> list[dict]:
@@ -153,7 +173,8 @@ def try_strategies(
         for name, viewer in viewers.items():
             answers = viewer.answers()
             seconds = (viewer.watch_s + viewer.ask_s) / (HOLD * scenes)
-            same = dict(stream=stream, strategy=name, cache_bytes=viewer.peak_bytes, seconds=seconds)
+            same = dict(stream=stream, strategy=name, seconds=seconds, fill=viewer.fill)
+            same |= dict(cache_tokens=viewer.peak_tokens, cache_bytes=viewer.peak_bytes)
             rows += [same | row for row in answers]
         return rows
 

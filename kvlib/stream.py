@@ -184,16 +184,16 @@ class VideoStreamingInference:
         }
         return answer, metrics
 
-    def _step(self, tokens: torch.Tensor) -> torch.Tensor:
-        """Append text tokens [1, n] behind the stream; logits [1, vocabulary] of the token that follows."""
+    def _step(self, tokens: torch.Tensor, look=None) -> torch.Tensor:
+        """Append text tokens [1, n] behind the stream; logits [1, vocabulary] of the token that follows. `look` as in `run`."""
         manager = self.cache_manager
         positions = text_positions(tokens.shape[1], manager.next_position)
         embed = self.model.get_input_embeddings()
-        hidden = self._forward(embed(tokens.to(embed.weight.device)), positions)
+        hidden = self._forward(embed(tokens.to(embed.weight.device)), positions, look)
         manager.track_tokens(positions, manager.next_position + tokens.shape[1], is_new_chunk=False)
         return self.model.lm_head(hidden[:, -1])
 
-    def _forward(self, embeddings: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
+    def _forward(self, embeddings: torch.Tensor, positions: torch.Tensor, look=None) -> torch.Tensor:
         """Run [1, n, hidden] embeddings at positions [3, n] through the language model into the cache: [1, n, hidden].
 
         The language model is called directly: the outer model would store `rope_deltas` of this stream on itself.
@@ -202,7 +202,7 @@ class VideoStreamingInference:
         if self.eviction_config is not None and self.eviction_config.position_mode == "unrotated":
             at = torch.cat([self.cache_manager.positions, positions], dim=1)[:, None].to(embeddings.device)
             cache.set_rope(*(part[0] for part in language.rotary_emb(embeddings, at)))
-        return run(language, cache, embeddings, positions)
+        return run(language, cache, embeddings, positions, look)
 
     def _tokens(self, text: str) -> torch.Tensor:
         """Token ids [1, n] on the device of the embedding."""

@@ -6,7 +6,7 @@ known number of chunks ago, each in a colour of its own (history at age k).
 """
 
 import random
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -17,7 +17,7 @@ from scipy.stats import bootstrap
 from kvlib.baselines import LastFrames
 from kvlib.diagnosis import attention_by_region, contiguous_positions, explain
 from kvlib.evictor import EvictionConfig
-from kvlib.experiments import count_correct, each_stream, judge, play
+from kvlib.experiments import count_correct, each_stream, engines_by_mode, judge, play, watch_together
 from kvlib.policies import Importance
 from kvlib.policies.scorers import SCORERS
 from kvlib.positions import rotate_keys
@@ -67,17 +67,6 @@ def draw_history_stream(chunks: int, ages: Sequence[int], seed: int) -> tuple[li
     return scenes, shown
 
 
-def watch_together(engines: Iterable, frames) -> None:
-    """Let engines on one model watch the same frames, which go through the vision tower once; `LastFrames` keeps them."""
-    chunk = None
-    for engine in engines:
-        if isinstance(engine, LastFrames):
-            engine.append_video_chunk(frames)
-            continue
-        chunk = chunk or engine.encode(frames)
-        engine.append_encoded(chunk)
-
-
 def ask_all(engine, scenes: Sequence[Scene], colors: dict[int, str], phrasing: int = 0) -> list[dict]:
     """Ask for now, title and history in one of the wordings of `QUESTIONS`, greedily: a row [question, age, truth, answer,
     correct, ttft, prompt_tokens] each."""
@@ -122,8 +111,9 @@ def summarise(answers: pd.DataFrame, by: str) -> pd.DataFrame:
     """What each of the column `by` remembers and what it costs, in order of appearance: a table with `by` as its index.
 
     For every question (now, title, history over all ages) and `backward` (title and history): the share of exact answers,
-    `<question>_low` and `<question>_high` of its 95% Wilson interval, and `<question>_n`; then `cache_bytes` (the most),
-    `prompt_tokens` (mean per question), `ttft` (median, s), and the mean `seconds` where the answers have such a column.
+    `<question>_low` and `<question>_high` of its 95% Wilson interval, and `<question>_n`; then `cache_tokens` and
+    `cache_bytes` (the most), `prompt_tokens` (mean per question), `ttft` (median, s) and `seconds` (mean), those that the
+    answers have.
     """
     parts = [answers, answers[answers["question"] != "now"].assign(question="backward")]
     counted = count_correct(pd.concat(parts), [by, "question"])
@@ -132,7 +122,7 @@ def summarise(answers: pd.DataFrame, by: str) -> pd.DataFrame:
         rows = counted[counted["question"] == question].set_index(by)
         for column, name in (("accuracy", ""), ("low", "_low"), ("high", "_high"), ("n", "_n")):
             table[question + name] = rows[column]
-    costs = {"cache_bytes": "max", "prompt_tokens": "mean", "ttft": "median", "seconds": "mean"}
+    costs = {"cache_tokens": "max", "cache_bytes": "max", "prompt_tokens": "mean", "ttft": "median", "seconds": "mean"}
     return table.join(answers.groupby(by).agg({name: how for name, how in costs.items() if name in answers}))
 
 
@@ -196,8 +186,7 @@ def attention(model, processor, budget: int, chunks: int, streams: int, seed: in
     with the columns stream and position_mode."""
 
     def watch(stream: int) -> list[pd.DataFrame]:
-        configs = {mode: EvictionConfig(budget, position_mode=mode) for mode in modes}
-        engines = {mode: VideoStreamingInference(model, processor, model.device, config) for mode, config in configs.items()}
+        engines = engines_by_mode(model, processor, budget, modes)
         for frames in play(draw_stream(chunks, seed + stream)):
             watch_together(engines.values(), frames)
         question = QUESTIONS["title"][0]

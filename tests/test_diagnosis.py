@@ -104,11 +104,11 @@ def test_attention_takes_no_notice_of_other_threads_on_the_model(engine, frames,
     streamed, other = watched(engine, frames, None), engine()
     alone, step = attention_by_region(streamed, "What?"), streamed._step
 
-    def disturbed(tokens):
+    def disturbed(tokens, look):
         thread = threading.Thread(target=lambda: other.append_video_chunk(frames()))
         thread.start()
         thread.join()
-        return step(tokens)
+        return step(tokens, look)
 
     monkeypatch.setattr(streamed, "_step", disturbed)
     pd.testing.assert_frame_equal(attention_by_region(streamed, "What?"), alone)

@@ -44,6 +44,13 @@ def test_a_stream_without_eviction_ends_at_the_limit_and_with_it_runs_through(mo
     assert (bounded["cache_bytes"] <= 700 * BYTES).all()
 
 
+def test_a_stream_can_end_once_it_has_made_so_many_tokens(model, processor):
+    engine = VideoStreamingInference(model, processor, "cpu", EvictionConfig(160))
+    rows = experiments.stream_video(engine, CLIP, 2, 2.0, "run", tokens=250)
+    assert engine.cache_manager.seen > 250
+    assert len(rows) == len(engine.cache_manager.chunks) + engine.cache_manager.evictor.total_evictions < 12
+
+
 @pytest.mark.parametrize(
     ("limit_tokens", "best", "verdicts"),
     [

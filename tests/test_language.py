@@ -9,8 +9,8 @@ from kvlib.language import attend, run
 from kvlib.positions import text_positions
 
 
-def transformers_forward(language, cache, embeddings, positions) -> torch.Tensor:
-    """What `run` does, by transformers' own forward."""
+def transformers_forward(language, cache, embeddings, positions, look=None) -> torch.Tensor:
+    """What `run` does, by transformers' own forward; it shows nobody its queries."""
     return language(
         inputs_embeds=embeddings, position_ids=positions[:, None], past_key_values=cache, use_cache=True
     ).last_hidden_state

@@ -3,7 +3,7 @@
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from transformers import Qwen2Config, Qwen2ForCausalLM
+from transformers import Qwen2_5_VLConfig, Qwen2Config, Qwen2ForCausalLM
 
 from kvlib import StreamQwenModel, VideoStreamingInference, load_processor
 
@@ -74,3 +74,11 @@ def test_another_architecture_and_a_missing_folder_are_refused(tmp_path, load):
         load(tmp_path / "qwen2")
     with pytest.raises(FileNotFoundError, match="nowhere"):
         load(tmp_path / "nowhere")
+
+
+@pytest.mark.parametrize("load", [StreamQwenModel.from_pretrained, load_processor])
+def test_layers_that_forget_by_themselves_are_refused(tmp_path, load):
+    config = Qwen2_5_VLConfig(text_config=dict(num_hidden_layers=2, use_sliding_window=True, max_window_layers=1))
+    config.save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match="sliding_attention.*use_sliding_window"):
+        load(tmp_path)

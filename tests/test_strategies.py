@@ -4,16 +4,16 @@ import pandas as pd
 import pytest
 
 from kvlib import study
-from kvlib.strategies import HOLD, Strategy, Viewer, combine, strategies, try_strategies
-from kvlib.synthetic import render
+from kvlib.strategies import HOLD, Strategy, Viewer, best_pair, combine, strategies, try_strategies
+from kvlib.synthetic import QUESTIONS, render
 
 BUDGET = 320
 AGES = (1, 2)
 
 
-def watched(model, processor, strategy, scenes=8) -> Viewer:
+def watched(model, processor, strategy, kind=Viewer, scenes=8) -> Viewer:
     shown, colors = study.draw_history_stream(scenes, AGES, 0)
-    viewer = Viewer(model, processor, strategy, shown, colors)
+    viewer = kind(model, processor, strategy, shown, colors)
     for index in range(HOLD * scenes):
         viewer.watch(index, render(shown[index // HOLD], 168, 84, 2), {})
     return viewer
@@ -34,40 +34,61 @@ def test_combining_makes_both_changes():
 
 def test_strategies_watch_what_they_say(model, processor):
     made = strategies(BUDGET, 4, 56)
-    seen = {name: watched(model, processor, strategy).engines[0].get_cache_info() for name, strategy in made.items()}
+    viewers = {name: watched(model, processor, strategy) for name, strategy in made.items()}
+    seen = {name: viewer.engines[0].get_cache_info() for name, viewer in viewers.items()}
     assert seen["keep"]["tokens_seen"] == seen["remap"]["tokens_seen"] == seen["ask while it runs"]["tokens_seen"]
     assert seen["lower frame rate"]["tokens_seen"] < 0.6 * seen["keep"]["tokens_seen"]
     assert seen["lower resolution"]["tokens_seen"] < 0.8 * seen["keep"]["tokens_seen"]
     assert BUDGET < seen["larger budget"]["cache_seq_length"] <= 2 * BUDGET
     for name in set(made) - {"larger budget"}:
         assert seen[name]["cache_seq_length"] <= BUDGET, name
-    assert seen["remap"]["next_position"] == seen["keep"]["next_position"]
+    modes = {
+        name: viewer.engines[0].eviction_config.position_mode for name, viewer in viewers.items() if not made[name].windows
+    }
+    assert modes.pop("remap") == "remap"
+    assert set(modes.values()) == {"keep"}
+    assert viewers["keep"].peak_tokens == seen["keep"]["cache_seq_length"]
+    assert viewers["keep"].fill == seen["keep"]["cache_seq_length"] / BUDGET
+    assert viewers["overlapping windows"].peak_tokens > BUDGET, "two caches"
+    assert viewers["overlapping windows"].fill <= 1
 
 
 def test_windows_overlap_by_half_and_never_evict(model, processor):
-    viewer = watched(model, processor, Strategy(BUDGET, windows=True))
-    older, newer = sorted((engine.cache_manager.chunks_seen for engine in viewer.engines), reverse=True)
-    per_window = max(engine.cache_manager.chunks_seen for engine in watched_windows(model, processor))
-    assert len(viewer.engines) == 2
-    assert 0 < newer < older <= per_window
-    assert all(engine.eviction_config is None for engine in viewer.engines)
-    assert len(viewer.said) >= 2, "every full window was asked before it was given up"
-
-
-def watched_windows(model, processor):
-    """Every engine that was ever full in a run of windows."""
-    full = []
+    lengths = []
 
     class Noting(Viewer):
         def _ask(self, engine):
-            full.append(engine)
+            lengths.append(engine.cache_manager.chunks_seen)
             super()._ask(engine)
 
-    shown, colors = study.draw_history_stream(8, AGES, 0)
-    viewer = Noting(model, processor, Strategy(BUDGET, windows=True), shown, colors)
-    for index in range(HOLD * 8):
-        viewer.watch(index, render(shown[index // HOLD], 168, 84, 2), {})
-    return full
+    viewer = watched(model, processor, Strategy(BUDGET, windows=True), Noting)
+    older, newer = sorted((engine.cache_manager.chunks_seen for engine in viewer.engines), reverse=True)
+    assert len(lengths) >= 2, "every full window is asked before it is given up"
+    assert len(set(lengths)) == 1, "each at the same length"
+    assert abs(older - newer - lengths[0] / 2) <= 1
+    assert all(engine.eviction_config is None for engine in viewer.engines)
+
+
+def test_a_lower_resolution_also_counts_for_windows(model, processor):
+    lower = watched(model, processor, Strategy(BUDGET, height=56, windows=True))
+    full = watched(model, processor, Strategy(BUDGET, windows=True))
+    assert len(lower.said) < len(full.said), "smaller chunks fill a window later"
+
+
+def test_the_other_wording_is_asked(model, processor):
+    viewer, asked = watched(model, processor, Strategy(BUDGET, phrasing=1), scenes=4), []
+    engine = viewer.engines[0]
+    engine.ask = lambda question, **_: asked.append(question) or ("", {"ttft": 0.0, "prompt_tokens": 1})
+    viewer.answers()
+    assert asked[:2] == [QUESTIONS["now"][1], QUESTIONS["title"][1]]
+
+
+def test_the_best_pair_joins_the_two_that_answer_most_backward():
+    made = strategies(BUDGET, 4, 56)
+    backward = {"keep": [1, 1, 1], "remap": [1, 0, 0], "lower resolution": [0, 0, 0], "overlapping windows": [1, 1, 0]}
+    table = pd.DataFrame([row for name, right in backward.items() for row in rows(name, 0, {"now": [1], "title": right})])
+    pair = best_pair(table, made)
+    assert pair == {"overlapping windows + remap": combine(made["keep"], made["overlapping windows"], made["remap"])}
 
 
 def test_asking_while_it_runs_asks_at_the_interval(model, processor):
@@ -117,6 +138,9 @@ def test_the_summary_counts_and_the_difference_is_paired():
     difference = study.paired_difference(table, "strategy", "a", seed=0)
     assert difference.loc["b"].tolist() == [pytest.approx(1 / 3)] * 3, "both streams gain one of three: no spread"
     assert difference.loc["a"].tolist() == [0, 0, 0]
+    alone = study.paired_difference(table[table["stream"] == 0], "strategy", "a", seed=0)
+    assert alone.loc["b", "difference"] == pytest.approx(1 / 3)
+    assert alone.loc["b", ["low", "high"]].isna().all(), "one stream has no spread"
 
 
 @pytest.mark.parametrize(

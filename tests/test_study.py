@@ -108,3 +108,11 @@ def test_a_played_stream_can_be_watched(model, processor):
     for frame in frames:
         engine.append_video_chunk(frame)
     assert len(engine.cache_manager.chunks) == 4
+
+
+def test_attention_is_told_for_every_stream_and_mode(model, processor):
+    table = study.attention(model, processor, 220, 8, streams=2, seed=0)
+    assert table.groupby(["stream", "position_mode"]).size().nunique() == 1
+    assert table.groupby(["stream", "position_mode", "layer", "head"])["share"].sum().to_numpy() == pytest.approx(1, abs=1e-5)
+    reach = table[table["region"] == "sink"].groupby("position_mode")["distance"].mean()
+    assert reach["remap"] < reach["keep"]
