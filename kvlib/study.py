@@ -126,6 +126,21 @@ def summarise(answers: pd.DataFrame, by: str) -> pd.DataFrame:
     return table.join(answers.groupby(by).agg({name: how for name, how in costs.items() if name in answers}))
 
 
+def readable(summary: pd.DataFrame) -> pd.DataFrame:
+    """A `summarise` table narrow enough to read: a share with its interval in one cell, costs with their units."""
+    table = pd.DataFrame(index=summary.index)
+    for question in ("now", "title", "history", "backward"):
+        bounds = zip(*(summary[question + part] for part in ("", "_low", "_high")), strict=True)
+        table[question] = [f"{share:.2f} [{low:.2f}, {high:.2f}]" for share, low, high in bounds]
+    table["tokens stored"] = summary["cache_tokens"].map("{:,}".format)
+    table["MiB held"] = (summary["cache_bytes"] / 2**20).map("{:.1f}".format)
+    table["tokens per question"] = summary["prompt_tokens"].map("{:,.0f}".format)
+    table["first token (ms)"] = (1e3 * summary["ttft"]).map("{:.0f}".format)
+    if "seconds" in summary:
+        table["per chunk (ms)"] = (1e3 * summary["seconds"]).map("{:.0f}".format)
+    return table
+
+
 def paired_difference(answers: pd.DataFrame, by: str, base: str, seed: int) -> pd.DataFrame:
     """How much more each of the column `by` answers backward than `base` on the same streams: a table [difference, low, high].
 

@@ -116,6 +116,11 @@ def test_every_strategy_answers_every_question_of_every_stream(model, processor)
     assert table.groupby(["stream", "question", "age"])["truth"].nunique().eq(1).all()
     summary = study.summarise(table, "strategy")
     assert list(summary.index) == ["keep", "overlapping windows"]
+    shown = study.readable(summary).loc["keep"]
+    row = summary.loc["keep"]
+    assert shown["backward"] == f"{row['backward']:.2f} [{row['backward_low']:.2f}, {row['backward_high']:.2f}]"
+    assert shown["MiB held"] == f"{row['cache_bytes'] / 2**20:.1f}"
+    assert shown["per chunk (ms)"] == f"{1000 * row['seconds']:.0f}"
     assert (summary["seconds"] > 0).all()
 
 
