@@ -13,10 +13,11 @@ import json
 import tempfile
 import time
 
+import shapes
 import torch
-from transformers import DynamicCache, Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
+from transformers import DynamicCache
 
-from kvlib import EvictionConfig, StreamQwenModel, VideoStreamingInference, load_processor, paths
+from kvlib import EvictionConfig, StreamQwenModel, VideoStreamingInference, load_processor
 from kvlib.cache import StreamCache
 from kvlib.language import run
 from kvlib.positions import text_positions
@@ -25,40 +26,13 @@ from kvlib.vision import VisionTower
 CAP_BYTES = int(23.3 * 2**30)
 BF16 = 2
 BF16_ERROR = 0.05  # relative: what bf16 rounding leaves between two orders of summation over all layers
-SHAPES = {  # of the published config.json files
-    "3b": dict(hidden_size=2048, intermediate_size=11008, num_hidden_layers=36, num_attention_heads=16, num_key_value_heads=2),
-    "7b": dict(hidden_size=3584, intermediate_size=18944, num_hidden_layers=28, num_attention_heads=28, num_key_value_heads=4),
-}
 
 
-def write_checkpoint(shapes: str, path: str, processor) -> None:
-    """Random bf16 weights of the given shapes, with the reader's tokenizer and Qwen's own image limits."""
-    text = SHAPES[shapes]
-    ids = processor.tokenizer.get_vocab()
-    config = Qwen2_5_VLConfig(
-        text_config=dict(
-            **text,
-            vocab_size=151936 if shapes == "3b" else 152064,
-            max_position_embeddings=128000,
-            rms_norm_eps=1e-6,
-            rope_parameters={"rope_type": "default", "mrope_section": [16, 24, 24], "rope_theta": 1e6},
-        ),
-        vision_config=dict(
-            depth=32, hidden_size=1280, intermediate_size=3420, num_heads=16, window_size=112, tokens_per_second=2,
-            fullatt_block_indexes=[7, 15, 23, 31], out_hidden_size=text["hidden_size"],
-        ),
-        tie_word_embeddings=shapes == "3b",
-        video_token_id=ids["<|video_pad|>"],
-        vision_start_token_id=ids["<|vision_start|>"],
-        vision_end_token_id=ids["<|vision_end|>"],
-    )  # fmt: skip
-    torch.set_default_dtype(torch.bfloat16)
-    with torch.device("cuda"):
-        model = Qwen2_5_VLForConditionalGeneration(config)
-    torch.set_default_dtype(torch.float32)
-    model.save_pretrained(path)
+def write_checkpoint(name: str, path: str) -> None:
+    """A checkpoint as a user would have it."""
+    processor = shapes.processor()
+    shapes.model(name, processor.tokenizer, "cuda").save_pretrained(path)
     processor.tokenizer.save_pretrained(path)
-    processor.image_processor.size = {"shortest_edge": 56 * 56, "longest_edge": 28 * 28 * 16384}
     processor.image_processor.save_pretrained(path)
 
 
@@ -107,7 +81,7 @@ def errors(model) -> dict[str, float]:
     cache, other = StreamCache(len(language.layers), 1000), DynamicCache()
     for first, last in ((0, 300), (300, 1000)):
         positions = text_positions(last - first, first)
-        mine = run(language, cache, embeddings[:, first:last], positions)
+        mine = run(language, cache.layers, embeddings[:, first:last], positions)
         theirs = language(
             inputs_embeds=embeddings[:, first:last],
             position_ids=positions[:, None].cuda(),
@@ -119,12 +93,12 @@ def errors(model) -> dict[str, float]:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--shapes", choices=SHAPES, default="3b")
+    parser.add_argument("--shapes", choices=shapes.SHAPES, default="3b")
     parser.add_argument("--budget", type=int, default=50_000, help="tokens (default 50000)")
     parser.add_argument("--chunks", type=int, default=14)
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as path:
-        write_checkpoint(options.shapes, path, load_processor(paths.model_path()))
+        write_checkpoint(options.shapes, path)
         torch.cuda.empty_cache()
         began = time.perf_counter()
         model = StreamQwenModel.from_pretrained(path, torch_dtype=torch.bfloat16).to("cuda").eval()
@@ -133,7 +107,7 @@ def main() -> int:
     torch.cuda.set_per_process_memory_fraction(CAP_BYTES / torch.cuda.get_device_properties(0).total_memory)
     relative = errors(model)
     runs = [stream(model, processor, options.budget, mode, options.chunks) for mode in ("keep", "remap")]
-    shape = SHAPES[options.shapes]
+    shape = shapes.SHAPES[options.shapes]
     head = shape["hidden_size"] // shape["num_attention_heads"]
     expected = shape["num_hidden_layers"] * 2 * shape["num_key_value_heads"] * head * BF16
     good = all(

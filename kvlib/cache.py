@@ -12,10 +12,19 @@ from itertools import accumulate
 import torch
 from transformers.cache_utils import Cache, CacheLayerMixin
 
+from kvlib.attention import attend
 from kvlib.positions import apply_rope, rotate_keys, undo_rope
 
-MOVE_BLOCK = 4096  # tokens copied at a time when stretches overlap; bounds the temporary memory of a move
+MOVE_BLOCK = 4096  # tokens of a temporary copy, where a stretch moves by less than its own length
+EIGHT_BIT = torch.float8_e4m3fn  # the one narrower dtype that keys and values may be stored in
 GROWTH = 1.25  # factor by which an unbounded layer grows; layers grow one by one, so the peak is one layer's copy
+
+
+def fitting(states: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+    """`states` in `dtype`; what 8 bits cannot hold becomes the largest that they can."""
+    if dtype == EIGHT_BIT:
+        states = states.clamp(-torch.finfo(dtype).max, torch.finfo(dtype).max)
+    return states.to(dtype)
 
 
 @dataclass(frozen=True)
@@ -34,29 +43,31 @@ class ChunkSpan:
 class StreamLayer(CacheLayerMixin):
     """Keys and values of one layer; `keys` and `values` are views [1, KV heads, stored tokens, head dim] of the buffer.
 
-    `capacity` is in tokens; a layer that needs more grows. The buffer is made at the first update, on the device and in
-    the dtype of the keys that arrive, so layers of a model spread by `device_map` keep their own device.
+    `capacity` is in tokens; a layer that needs more grows. The buffer is made at the first update, on the device of the keys
+    that arrive, so layers of a model spread by `device_map` keep their own device. `stored_dtype` None stores keys and values
+    in the dtype in which they arrive; narrower ones are read back in it.
     """
 
     is_sliding = False
 
-    def __init__(self, capacity: int):
+    def __init__(self, capacity: int, stored_dtype: torch.dtype | None = None):
         super().__init__()
-        self.capacity, self.start, self.stop = capacity, 0, 0
+        self.capacity, self.start, self.stop, self.stored_dtype = capacity, 0, 0, stored_dtype
         self.originals: dict[int, torch.Tensor] = {}  # by chunk: keys as computed, of chunks that have been turned since
         self.rope: tuple[torch.Tensor, torch.Tensor] | None = None  # of all tokens, when keys are stored un-rotated
 
     def lazy_initialization(self, key_states: torch.Tensor, value_states: torch.Tensor) -> None:
         shape = (*key_states.shape[:2], self.capacity, key_states.shape[-1])
-        self._keys = key_states.new_empty(shape)
-        self._values = value_states.new_empty(shape)
+        self.dtype = key_states.dtype
+        self._keys = key_states.new_empty(shape, dtype=self.stored_dtype or self.dtype)
+        self._values = torch.empty_like(self._keys)
         self.is_initialized = True
 
     def update(self, key_states: torch.Tensor, value_states: torch.Tensor, *args, **kwargs):
         """Append [1, KV heads, n, head dim] keys and values; returns everything stored, as views.
 
         With `rope` set (cos and sin [all tokens, head dim], the new ones last) keys are stored without rotation, and the
-        returned keys are a rotated copy.
+        returned keys are a rotated copy; of a narrower `stored_dtype` both are copies.
         """
         new = key_states.shape[-2]
         self.reserve(new)
@@ -65,10 +76,15 @@ class StreamLayer(CacheLayerMixin):
         if self.rope is not None:
             cos, sin = (part.to(key_states.device) for part in self.rope)
             key_states = undo_rope(key_states, cos[-new:], sin[-new:])
-        self._keys[:, :, self.stop : self.stop + new] = key_states
-        self._values[:, :, self.stop : self.stop + new] = value_states
-        self._set(self.start, self.stop + new)
-        return (self.keys if self.rope is None else apply_rope(self.keys, cos, sin)), self.values
+        self._keys[:, :, self.stop : self.stop + new] = fitting(key_states, self._keys.dtype)
+        self._values[:, :, self.stop : self.stop + new] = fitting(value_states, self._values.dtype)
+        self.advance(new)
+        keys, values = self.keys.to(self.dtype), self.values.to(self.dtype)
+        return (keys if self.rope is None else apply_rope(keys, cos, sin)), values
+
+    def attend(self, q: torch.Tensor, key_states: torch.Tensor, value_states: torch.Tensor) -> torch.Tensor:
+        """Append as `update` does; attention of the new tokens' queries [1, heads, n, head dim] over everything stored."""
+        return attend(q, *self.update(key_states, value_states))
 
     def reserve(self, new: int) -> None:
         """Make room for `new` more tokens: move to the front of the buffer, or grow it. Stored values do not change."""
@@ -99,7 +115,11 @@ class StreamLayer(CacheLayerMixin):
         keys = self.keys[:, :, first : first + chunk.tokens]
         if chunk.index not in self.originals:
             self.originals[chunk.index] = keys.clone()
-        keys.copy_(rotate_keys(self.originals[chunk.index], shift, inverse_frequencies))
+        keys.copy_(fitting(rotate_keys(self.originals[chunk.index].to(self.dtype), shift, inverse_frequencies), keys.dtype))
+
+    def advance(self, new: int) -> None:
+        """Count `new` tokens that were written behind the stored ones."""
+        self._set(self.start, self.stop + new)
 
     def truncate(self, length: int) -> None:
         """Forget everything behind the first `length` stored tokens; nothing is copied."""
@@ -117,8 +137,12 @@ class StreamLayer(CacheLayerMixin):
 
     def nbytes(self) -> int:
         """Bytes of device memory that the layer holds: the whole buffers, filled or not, and the originals of turned keys."""
-        held = (self._keys, self._values, *self.originals.values()) if self.is_initialized else ()
+        held = (*self.buffers(), *self.originals.values()) if self.is_initialized else ()
         return sum(tensor.nbytes for tensor in held)
+
+    def buffers(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """The whole buffers of keys and values [1, KV heads, capacity, head dim]; tokens `start` to `stop` are stored."""
+        return self._keys, self._values
 
     def reset(self) -> None:
         self.originals = {}
@@ -131,12 +155,14 @@ class StreamLayer(CacheLayerMixin):
 
     def _move(self, source: int, target: int, length: int) -> None:
         """Copy `length` tokens inside the buffer, stretches may overlap: block by block, from the side that is safe."""
-        offsets = range(0, length, MOVE_BLOCK)
+        distance = abs(target - source)
+        block = max(distance, MOVE_BLOCK)
+        offsets = range(0, length, block)
         for offset in reversed(offsets) if target > source else offsets:
-            size = min(MOVE_BLOCK, length - offset)
-            for buffer in (self._keys, self._values):
-                block = buffer[:, :, source + offset : source + offset + size].clone()
-                buffer[:, :, target + offset : target + offset + size] = block
+            size = min(block, length - offset)
+            for buffer in self.buffers():
+                moved = buffer[:, :, source + offset : source + offset + size]
+                buffer[:, :, target + offset : target + offset + size] = moved if size <= distance else moved.clone()
 
     def _grow(self, capacity: int) -> None:
         stored = self.get_seq_length()
@@ -150,11 +176,11 @@ class StreamLayer(CacheLayerMixin):
 class StreamCache(Cache):
     """A transformers `Cache` of `StreamLayer`s, all cut and truncated together.
 
-    `capacity` in tokens is what each layer holds before it has to grow.
+    `capacity` in tokens is what each layer holds before it has to grow, `stored_dtype` as in `StreamLayer`.
     """
 
-    def __init__(self, layers: int, capacity: int):
-        super().__init__(layers=[StreamLayer(capacity) for _ in range(layers)])
+    def __init__(self, layers: int, capacity: int, stored_dtype: torch.dtype | None = None):
+        super().__init__(layers=[StreamLayer(capacity, stored_dtype) for _ in range(layers)])
 
     def lengths(self) -> list[int]:
         """Stored tokens of each layer; they differ only while a forward is under way or after it was cut off."""

@@ -296,8 +296,9 @@ def cap_memory(limit_mb: float, device: torch.device) -> int:
     """
     limit = int(limit_mb * 2**20) or (CARD_LIMIT if device.type == "cuda" else CPU_CACHE_LIMIT)
     if device.type == "cuda":
-        total = torch.cuda.get_device_properties(device).total_memory
-        torch.cuda.set_per_process_memory_fraction(min(1.0, limit / total), device)
+        index = torch.cuda.current_device() if device.index is None else device.index
+        total = torch.cuda.get_device_properties(index).total_memory
+        torch.cuda.set_per_process_memory_fraction(min(1.0, limit / total), index)
     return limit
 
 

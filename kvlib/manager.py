@@ -9,7 +9,7 @@ from kvlib.cache import ChunkSpan, StreamCache
 from kvlib.evictor import KVCacheEvictor
 
 QUESTION_ROOM = 512  # tokens kept free behind the stream so that an ordinary question never moves it
-SLACK = 0.1  # of the budget: room before the buffer's end; one move of the window pays for so many evicted tokens
+SLACK, MOST_SLACK = 0.1, 16384  # of the budget, tokens: one move of the window pays for so many evicted tokens
 
 
 @dataclass(frozen=True)
@@ -27,16 +27,17 @@ class CacheSnapshot:
 
 
 class KVCacheManager:
-    """Owns a stream's `cache` and `evictor` (None = never evict).
+    """Owns a stream's `cache` and `evictor` (None = never evict). Keys and values are stored in `kv_dtype`; None = as the model
+    computes them.
 
     `chunks_seen` and `seen` count every chunk and chunk token ever stored, `get_seq_length()` the tokens that are stored now:
     different numbers after the first eviction. `next_position` is the M-RoPE position of the next token, `positions` int64
     [3, stored tokens] where the stored ones stand.
     """
 
-    def __init__(self, layers: int, evictor: KVCacheEvictor | None = None):
+    def __init__(self, layers: int, evictor: KVCacheEvictor | None = None, kv_dtype: torch.dtype | None = None):
         budget = evictor.config.max_cache_tokens if evictor else 0
-        self.cache = StreamCache(layers, int(budget * (1 + SLACK)) + QUESTION_ROOM)
+        self.cache = StreamCache(layers, budget + min(int(budget * SLACK), MOST_SLACK) + QUESTION_ROOM, kv_dtype)
         self.evictor = evictor
         self.chunks: list[ChunkSpan] = []
         self.chunks_seen, self.seen, self.next_position = 0, 0, 0

@@ -5,6 +5,8 @@ from dataclasses import dataclass
 
 import torch
 
+from kvlib.cache import EIGHT_BIT
+from kvlib.decoding import TokenGraph, buffers_of, can_record
 from kvlib.evictor import EvictionConfig, KVCacheEvictor
 from kvlib.language import run
 from kvlib.manager import KVCacheManager
@@ -45,11 +47,18 @@ class VideoStreamingInference:
     processor: anything with `tokenizer` and `image_processor` (`load_processor`, `AutoProcessor`).
     device: where pixels are prepared; the model stays where it is.
     eviction_config: None = never evict.
+    kv_dtype: torch.float8_e4m3fn stores keys and values in half the bytes, rounded; None = as the model computes them.
+
+    Raises ValueError for another kv_dtype.
 
     Turns: one system turn, then each chunk as a user turn of its own; a question is one more user turn.
     """
 
-    def __init__(self, model, processor, device, eviction_config: EvictionConfig | None = None):
+    def __init__(
+        self, model, processor, device, eviction_config: EvictionConfig | None = None, kv_dtype: torch.dtype | None = None
+    ):
+        if kv_dtype not in (None, EIGHT_BIT):
+            raise ValueError(f"kv_dtype={kv_dtype!r}: give {EIGHT_BIT} for 8 bits, or None for the model's own dtype")
         self.model, self.processor, self.device = model, processor, torch.device(device)
         self.eviction_config = eviction_config
         self._vision = VisionTower(model.model.visual)
@@ -57,7 +66,8 @@ class VideoStreamingInference:
         evictor = None
         if eviction_config is not None:
             evictor = KVCacheEvictor(eviction_config, language.rotary_emb.inv_freq)
-        self.cache_manager = KVCacheManager(len(language.layers), evictor)
+        self.cache_manager = KVCacheManager(len(language.layers), evictor, kv_dtype)
+        self._token_graph: TokenGraph | None = None
 
     @torch.no_grad()
     def append_video_chunk(self, frames, fps: float = 2.0) -> dict:
@@ -188,10 +198,22 @@ class VideoStreamingInference:
         """Append text tokens [1, n] behind the stream; logits [1, vocabulary] of the token that follows. `look` as in `run`."""
         manager = self.cache_manager
         positions = text_positions(tokens.shape[1], manager.next_position)
-        embed = self.model.get_input_embeddings()
-        hidden = self._forward(embed(tokens.to(embed.weight.device)), positions, look)
+        if tokens.shape[1] == 1 and look is None and can_record(self.model, manager.cache):
+            logits = self._graph()(tokens, manager.next_position)
+        else:
+            embed = self.model.get_input_embeddings()
+            hidden = self._forward(embed(tokens.to(embed.weight.device)), positions, look)
+            logits = self.model.lm_head(hidden[:, -1])
         manager.track_tokens(positions, manager.next_position + tokens.shape[1], is_new_chunk=False)
-        return self.model.lm_head(hidden[:, -1])
+        return logits
+
+    def _graph(self) -> TokenGraph:
+        """The recorded step of one token, recorded anew when the cache has other buffers."""
+        cache = self.cache_manager.cache
+        cache.reserve(1)
+        if self._token_graph is None or self._token_graph.recorded_for != buffers_of(cache):
+            self._token_graph = TokenGraph(self.model, cache)
+        return self._token_graph
 
     def _forward(self, embeddings: torch.Tensor, positions: torch.Tensor, look=None) -> torch.Tensor:
         """Run [1, n, hidden] embeddings at positions [3, n] through the language model into the cache: [1, n, hidden].
@@ -202,7 +224,7 @@ class VideoStreamingInference:
         if self.eviction_config is not None and self.eviction_config.position_mode == "unrotated":
             at = torch.cat([self.cache_manager.positions, positions], dim=1)[:, None].to(embeddings.device)
             cache.set_rope(*(part[0] for part in language.rotary_emb(embeddings, at)))
-        return run(language, cache, embeddings, positions, look)
+        return run(language, cache.layers, embeddings, positions, look)
 
     def _tokens(self, text: str) -> torch.Tensor:
         """Token ids [1, n] on the device of the embedding."""

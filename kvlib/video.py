@@ -1,6 +1,8 @@
 """From a video file to pixel patches: decoded one batch at a time by decord, resized and patchified in torch."""
 
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from itertools import zip_longest
 from pathlib import Path
 
 import numpy as np
@@ -12,8 +14,8 @@ from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import smart_res
 class VideoChunks:
     """The chunks of a video file, `chunk_frames` frames each, sampled at `sample_fps` frames per second.
 
-    Iterating yields `(time_s, frames)`: the time of the chunk's last frame in seconds and uint8 [T, H, W, 3]. Only one
-    chunk is decoded at a time. The last chunk may be shorter.
+    Iterating yields `(time_s, frames)`: the time of the chunk's last frame in seconds and uint8 [T, H, W, 3]. While one chunk
+    is used the next is decoded, and no more than that. The last chunk may be shorter.
 
     Raises FileNotFoundError for a missing file, ValueError for a file without a readable frame and for a frame count or
     rate that is not positive.
@@ -33,16 +35,23 @@ class VideoChunks:
         return -(-len(self._frames) // self.chunk_frames)
 
     def __iter__(self) -> Iterator[tuple[float, np.ndarray]]:
-        for first in range(0, len(self._frames), self.chunk_frames):
-            batch = self._frames[first : first + self.chunk_frames]
-            try:
-                frames = self._reader.get_batch(batch).asnumpy()
-            except Exception as error:  # decord raises its own type
-                raise ValueError(
-                    f"{self.path}: frames {batch[0]} to {batch[-1]} cannot be decoded; the file is damaged there. "
-                    "Re-encode it (for example to H.264 in MP4)"
-                ) from error
-            yield float(batch[-1] / self.video_fps), frames
+        batches = [self._frames[i : i + self.chunk_frames] for i in range(0, len(self._frames), self.chunk_frames)]
+        with ThreadPoolExecutor(1) as ahead:
+            upcoming = ahead.submit(self._decode, batches[0])
+            for batch, following in zip_longest(batches, batches[1:]):
+                frames = upcoming.result()
+                if following is not None:
+                    upcoming = ahead.submit(self._decode, following)
+                yield float(batch[-1] / self.video_fps), frames
+
+    def _decode(self, batch: np.ndarray) -> np.ndarray:
+        try:
+            return self._reader.get_batch(batch).asnumpy()
+        except Exception as error:  # decord raises its own type
+            raise ValueError(
+                f"{self.path}: frames {batch[0]} to {batch[-1]} cannot be decoded; the file is damaged there. "
+                "Re-encode it (for example to H.264 in MP4)"
+            ) from error
 
 
 def _open(path: Path):

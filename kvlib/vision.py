@@ -12,6 +12,11 @@ import torch.nn.functional as F
 from transformers.models.qwen2_5_vl.modeling_qwen2_5_vl import apply_rotary_pos_emb_vision
 from transformers.vision_utils import get_vision_position_ids, get_vision_window_index
 
+from kvlib.fused import fused, norm
+
+ALIGNED = 8  # half-precision numbers in 16 bytes
+rotate = fused(apply_rotary_pos_emb_vision)
+
 Grid = tuple[int, int, int]  # temporal grids, rows and columns of patches
 
 
@@ -48,8 +53,8 @@ class VisionTower:
         for number, block in enumerate(visual.blocks):
             hidden = hidden.to(block.norm1.weight.device)
             whole = number in visual.fullatt_block_indexes
-            hidden = hidden + attend(block.attn, block.norm1(hidden), plan, whole)
-            hidden = hidden + block.mlp(block.norm2(hidden))
+            hidden = hidden + attend(block.attn, norm(block.norm1, hidden), plan, whole)
+            hidden = hidden + feed_forward(block.mlp, norm(block.norm2, hidden))
         return visual.merger(hidden)[plan.inverse.to(hidden.device)]
 
 
@@ -82,7 +87,7 @@ def layout(visual, grid: Grid, device) -> Layout:
 def attend(attention, hidden: torch.Tensor, plan: Layout, whole: bool) -> torch.Tensor:
     """Attention [patches, width] of every patch over its window, or over its `whole` temporal grid."""
     q, k, v = attention.qkv(hidden).unflatten(-1, (3, attention.num_heads, attention.head_dim)).unbind(1)
-    q, k = apply_rotary_pos_emb_vision(q, k, plan.cos.to(q.device), plan.sin.to(q.device))
+    q, k = rotate(q, k, plan.cos.to(q.device), plan.sin.to(q.device))
     if whole and len(plan.frames) > 1:
         frames = plan.frames.to(q.device)
         mixed = torch.empty_like(q)
@@ -94,6 +99,31 @@ def attend(attention, hidden: torch.Tensor, plan: Layout, whole: bool) -> torch.
         parts = zip(*(x.split(sizes) for x in (q, k, v)), plan.windows, strict=True)
         mixed = torch.cat([batched(*part, count) for *part, (count, _) in parts])
     return attention.proj(mixed.flatten(1))
+
+
+def feed_forward(mlp, hidden: torch.Tensor) -> torch.Tensor:
+    """What transformers' `mlp` computes of hidden [patches, width].
+
+    Its inner width, 3420 in the published models, is padded with zeros to rows of whole 16 bytes, which fast matrix products
+    on a GPU need. The padded weights are made anew each time: that costs little, and keeping them much memory.
+    """
+    short = -mlp.gate_proj.out_features % ALIGNED
+    inner = mlp.gate_proj, mlp.up_proj
+    gate, up = (
+        F.linear(hidden, widened(part.weight, 0, short), widened(part.bias, 0, short)) for part in (mlp.gate_proj, mlp.up_proj)
+    )
+    return F.linear(gated(gate, up), widened(mlp.down_proj.weight, 1, short), mlp.down_proj.bias)
+
+
+def widened(weight: torch.Tensor, dimension: int, more: int) -> torch.Tensor:
+    """`weight` with `more` zeros at the end of one of its dimensions."""
+    after = weight.ndim - 1 - dimension
+    return F.pad(weight, (0, 0) * after + (0, more)) if more else weight
+
+
+@fused
+def gated(gate: torch.Tensor, up: torch.Tensor) -> torch.Tensor:
+    return F.silu(gate) * up
 
 
 def batched(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, count: int) -> torch.Tensor:

@@ -141,3 +141,10 @@ def test_threads_are_restored_after_a_failing_stream(model):
     with pytest.raises(RuntimeError, match="stream 0"):
         experiments.each_stream(fail, 3, model)
     assert torch.get_num_threads() == threads
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+def test_memory_is_capped_on_a_device_named_without_its_number():
+    assert experiments.cap_memory(0, torch.device("cuda")) == experiments.CARD_LIMIT
+    with pytest.raises(torch.OutOfMemoryError):
+        torch.empty(experiments.CARD_LIMIT + 2**30, dtype=torch.uint8, device="cuda")

@@ -1,10 +1,12 @@
 """The vision tower against transformers' own."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 
 from kvlib import experiments, paths
-from kvlib.vision import VisionTower, layout
+from kvlib.vision import VisionTower, feed_forward, layout
 
 GRIDS = [(1, 4, 6), (2, 10, 20), (3, 18, 8), (1, 2, 2), (2, 8, 8), (1, 24, 34)]
 
@@ -49,3 +51,12 @@ def test_a_grid_is_worked_out_once_and_frames_do_not_see_each_other(model):
     torch.testing.assert_close(tower(other, grid)[:50], both[:50])
     assert not torch.allclose(tower(other, grid)[50:], both[50:])
     assert list(tower.layouts) == [grid]
+
+
+@pytest.mark.parametrize("width", [24, 27, 31])
+@torch.no_grad()
+def test_feed_forward_of_any_inner_width(model, width):
+    mlp = model.model.visual.blocks[0].mlp
+    odd = type(mlp)(SimpleNamespace(hidden_size=32, intermediate_size=width, hidden_act="silu"), bias=True)
+    hidden = torch.randn(20, 32, generator=torch.Generator().manual_seed(0))
+    torch.testing.assert_close(feed_forward(odd, hidden), odd(hidden), rtol=1e-5, atol=1e-6)

@@ -70,4 +70,5 @@ SCORERS = {
 
 
 def _mean(per_layer) -> float:
-    return torch.stack([values.mean().cpu() for values in per_layer]).mean().item()
+    means = [values.mean() for values in per_layer]
+    return torch.stack([mean.to(means[0].device) for mean in means]).mean().item()  # one wait for the device, not one a layer

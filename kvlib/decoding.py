@@ -1,0 +1,100 @@
+"""One decoded token as one CUDA graph: at a full cache a step takes what reading weights and keys takes, not 600 launches."""
+
+import torch
+
+from kvlib.cache import StreamCache, StreamLayer
+from kvlib.language import run
+
+AMPERE = (8, 0)  # compute capability that flash attention needs
+
+
+class Bounds:
+    """Where a cache's tokens lie, in tensors on the device, so that a recorded graph follows them."""
+
+    def __init__(self, device: torch.device):
+        self.slot = torch.zeros(1, dtype=torch.long, device=device)  # where the new token goes
+        self.keys_from = torch.zeros(2, dtype=torch.int32, device=device)
+        self.keys_used = torch.ones(1, dtype=torch.int32, device=device)
+        self.query_from = torch.tensor([0, 1], dtype=torch.int32, device=device)
+
+    def set(self, start: int, stop: int) -> None:
+        """Tokens lie in [start, stop); the new one goes to `stop` and is seen."""
+        self.slot.fill_(stop)
+        self.keys_from[0] = start
+        self.keys_used.fill_(stop - start + 1)
+
+
+class GraphLayer:
+    """A `StreamLayer` with its bounds on the device; takes one token at a time."""
+
+    def __init__(self, layer: StreamLayer, bounds: Bounds):
+        self.keys, self.values, self.bounds = *layer.buffers(), bounds
+
+    def attend(self, q: torch.Tensor, key_states: torch.Tensor, value_states: torch.Tensor) -> torch.Tensor:
+        """As `StreamLayer.attend`, for one token. Flash attention reads each key once for all query heads that share it."""
+        at = self.bounds
+        self.keys.index_copy_(2, at.slot, key_states)
+        self.values.index_copy_(2, at.slot, value_states)
+        q, keys, values = (tensor[0].transpose(0, 1) for tensor in (q, self.keys, self.values))
+        mixed, *_ = torch.ops.aten._flash_attention_forward(
+            q, keys, values, at.query_from, at.keys_from, 1, len(keys), 0.0, False, False, seqused_k=at.keys_used
+        )
+        return mixed.transpose(0, 1)[None]
+
+
+class TokenGraph:
+    """The step from one token to the logits of the next, recorded for one model and the buffers of one cache.
+
+    Recording writes a token behind the stream, where the cache must have room (`StreamCache.reserve`).
+    """
+
+    def __init__(self, model, cache: StreamCache):
+        device = model.lm_head.weight.device
+        self.model, self.cache, self.recorded_for = model, cache, buffers_of(cache)
+        self.bounds = Bounds(device)
+        self.layers = [GraphLayer(layer, self.bounds) for layer in cache.layers]
+        self.token = torch.zeros(1, 1, dtype=torch.long, device=device)
+        self.positions = torch.zeros(3, 1, dtype=torch.long, device=device)
+        self._place()
+        self.graph = torch.cuda.CUDAGraph()
+        with torch.cuda.device(device):
+            self._step()  # makes what a recording cannot: libraries' handles, compiled kernels
+            with torch.cuda.graph(self.graph):
+                self.logits = self._step()
+
+    def __call__(self, token: torch.Tensor, position: int) -> torch.Tensor:
+        """Append `token` [1, 1] at `position` to the cache; logits [1, vocabulary], overwritten by the next call."""
+        self.token.copy_(token)
+        self.positions.fill_(position)
+        self._place()
+        self.graph.replay()
+        for layer in self.cache.layers:
+            layer.advance(1)
+        return self.logits
+
+    def _place(self) -> None:
+        layer = self.cache.layers[0]
+        self.bounds.set(layer.start, layer.stop)
+
+    def _step(self) -> torch.Tensor:
+        embeddings = self.model.get_input_embeddings()(self.token)
+        hidden = run(self.model.model.language_model, self.layers, embeddings, self.positions)
+        return self.model.lm_head(hidden[:, -1])
+
+
+def buffers_of(cache: StreamCache) -> list[int]:
+    """What a recording refers to: the addresses of the cache's buffers."""
+    return [buffer.data_ptr() for layer in cache.layers for buffer in layer.buffers()]
+
+
+def can_record(model, cache: StreamCache) -> bool:
+    """Whether a step of `model` over `cache` can be one graph: all of it on one CUDA device with flash attention, in half
+    precision, keys stored rotated and as the model computes them."""
+    weight = model.lm_head.weight
+    return (
+        weight.is_cuda
+        and torch.cuda.get_device_capability(weight.device) >= AMPERE
+        and weight.dtype in (torch.bfloat16, torch.float16)
+        and {parameter.device for parameter in model.model.language_model.parameters()} == {weight.device}
+        and all(layer.is_initialized and layer.rope is None and layer.stored_dtype is None for layer in cache.layers)
+    )

@@ -1,0 +1,38 @@
+"""Chains of elementwise steps as one kernel each, where the device can."""
+
+import shutil
+from collections.abc import Callable
+from functools import cache, wraps
+from importlib.util import find_spec
+
+import torch
+import torch.nn.functional as F
+
+TENSOR_CORES = (8, 0)  # compute capability that the compiler supports well
+
+
+@cache
+def compiles(device: torch.device) -> bool:
+    """Whether kernels can be made for `device`: a CUDA device of today, Triton, and the C compiler that Triton calls."""
+    return (
+        device.type == "cuda"
+        and torch.cuda.get_device_capability(device) >= TENSOR_CORES
+        and find_spec("triton") is not None
+        and any(shutil.which(name) for name in ("cc", "gcc", "clang"))
+    )
+
+
+def fused(function: Callable) -> Callable:
+    """`function` of tensors, compiled into one kernel where that is possible, and as it is elsewhere."""
+    compiled = cache(lambda: torch.compile(function))  # made when first needed: the compiler is slow to import
+
+    @wraps(function)
+    def call(*tensors):
+        return (compiled() if compiles(tensors[0].device) else function)(*tensors)
+
+    return call
+
+
+def norm(module, hidden: torch.Tensor) -> torch.Tensor:
+    """What transformers' RMS norm `module` computes of `hidden` [..., width]."""
+    return F.rms_norm(hidden, module.weight.shape, module.weight, module.variance_epsilon)

@@ -1,0 +1,76 @@
+"""The recorded step of one token against the same step launch by launch; needs a CUDA device."""
+
+import copy
+
+import pytest
+import torch
+
+from kvlib import EvictionConfig, VideoStreamingInference, decoding
+from kvlib.decoding import can_record
+
+needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+
+
+@pytest.fixture(scope="module")
+def on_cuda(model):
+    return copy.deepcopy(model).to("cuda", torch.bfloat16)
+
+
+def answers(model, processor, frames, monkeypatch, recorded: bool, config) -> list[torch.Tensor]:
+    """Logits of eight decoded tokens after each of six chunks; the tokens are given, so that rounding does not part the two."""
+    engine, rows = VideoStreamingInference(model, processor, "cuda", config), []
+    if not recorded:
+        monkeypatch.setattr("kvlib.stream.can_record", lambda *_: False)
+    for seed in range(6):
+        engine.append_video_chunk(frames(2, seed))
+        snapshot = engine.cache_manager.take_snapshot()
+        with torch.no_grad():
+            engine._step(engine._tokens("What?"))
+            rows += [engine._step(torch.tensor([[token]], device="cuda")).float().cpu() for token in range(8)]
+        engine.cache_manager.restore_snapshot(snapshot)
+    assert (engine._token_graph is not None) == recorded
+    return rows
+
+
+@needs_cuda
+@pytest.mark.parametrize("config", [None, EvictionConfig(90, position_mode="keep"), EvictionConfig(90, position_mode="remap")])
+def test_a_recorded_step_is_the_same_step(on_cuda, processor, frames, monkeypatch, config):
+    found = torch.cat(answers(on_cuda, processor, frames, monkeypatch, True, config))
+    expected = torch.cat(answers(on_cuda, processor, frames, monkeypatch, False, config))
+    assert (found - expected).norm() / expected.norm() < 0.02
+    assert (found[0] - expected[1]).norm() / expected.norm() > 0.02, "other tokens must have other logits"
+
+
+@needs_cuda
+def test_asking_is_recorded_once_per_buffer_and_leaves_no_trace(on_cuda, processor, frames, monkeypatch):
+    made, original = [], decoding.TokenGraph
+    monkeypatch.setattr("kvlib.stream.TokenGraph", lambda *a: made.append(1) or original(*a))
+    engine = VideoStreamingInference(on_cuda, processor, "cuda", EvictionConfig(90, position_mode="remap"))
+    for seed in range(8):
+        engine.append_video_chunk(frames(2, seed))
+        before = engine.cache_manager.fingerprint()
+        first = engine.ask("What?", max_new_tokens=12, do_sample=False)[0]
+        assert engine.ask("What?", max_new_tokens=12, do_sample=False)[0] == first
+        assert engine.cache_manager.fingerprint() == before
+    assert len(made) == 1
+
+
+@needs_cuda
+def test_two_engines_on_one_model_do_not_disturb_each_other(on_cuda, processor, frames):
+    config = EvictionConfig(90, position_mode="remap")
+    alone, other = (VideoStreamingInference(on_cuda, processor, "cuda", config) for _ in range(2))
+    for seed in range(4):
+        alone.append_video_chunk(frames(2, seed))
+    expected = alone.ask("What?", max_new_tokens=12, do_sample=False)[0]
+    for seed in range(9, 14):
+        other.append_video_chunk(frames(2, seed))
+        other.ask("What?", max_new_tokens=12, do_sample=False)
+        assert alone.ask("What?", max_new_tokens=12, do_sample=False)[0] == expected
+
+
+def test_a_cpu_records_nothing(engine, frames):
+    streaming = engine()
+    streaming.append_video_chunk(frames(2))
+    assert not can_record(streaming.model, streaming.cache_manager.cache)
+    streaming.ask("What?", max_new_tokens=3, do_sample=False)
+    assert streaming._token_graph is None
