@@ -128,7 +128,7 @@ class PlainLoop:
             if not count:
                 first = time.perf_counter()
         rate = (NEW_TOKENS - 1) / (time.perf_counter() - first)
-        self.cache.crop(length)
+        self.cache.crop(length - self.cache.get_seq_length())
         return {"ttft": first - began, "decode_tokens_per_s": rate, "prompt_tokens": prompt}
 
     def stages(self, clock: Clock) -> list:
@@ -139,7 +139,7 @@ class PlainLoop:
         ]
 
     def after_chunk(self, tokens: int) -> None:
-        self.cache.crop(tokens)  # as long again as it was
+        self.cache.crop(tokens - self.cache.get_seq_length())  # as long again as it was
 
 
 class Streaming:

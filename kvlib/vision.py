@@ -109,9 +109,7 @@ def feed_forward(mlp, hidden: torch.Tensor) -> torch.Tensor:
     """
     short = -mlp.gate_proj.out_features % ALIGNED
     inner = mlp.gate_proj, mlp.up_proj
-    gate, up = (
-        F.linear(hidden, widened(part.weight, 0, short), widened(part.bias, 0, short)) for part in (mlp.gate_proj, mlp.up_proj)
-    )
+    gate, up = (F.linear(hidden, widened(part.weight, 0, short), widened(part.bias, 0, short)) for part in inner)
     return F.linear(gated(gate, up), widened(mlp.down_proj.weight, 1, short), mlp.down_proj.bias)
 
 
