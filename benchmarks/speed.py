@@ -34,7 +34,7 @@ EARLY, SPAN = 100, 50  # the long stream's early chunk, and over how many chunks
 FPS = 2.0  # at which the frames of a chunk count as sampled
 SMALL = (252, 448)  # height and width of the small frames
 WINDOW_S = 16  # seconds that the small frames' window holds
-QUESTION = "What is on the screen, now?"  # 30 tokens with its turn
+QUESTION = "Which of the words on the screen have been there from the first frame on?"  # about 30 tokens with its turn
 NEW_TOKENS = 17
 SEARCHED = {"plain": (150_000, 260_000), "kvlib": (380_000, 450_000), "kvlib, 8-bit": (600_000, 900_000)}  # tokens
 STEP = 10_000  # tokens between the sizes tried for the largest
@@ -355,9 +355,9 @@ def logits_against_fp32(model, processor, device: torch.device) -> dict:
                 engine.append_video_chunk(chunk, FPS)
             step = engine._tokens(f"<|im_start|>user\n{QUESTION}<|im_end|>\n<|im_start|>assistant\n")
             rows = [engine._step(step)]
-            for _ in range(4):  # through the recorded step where there is one
-                step = rows[-1].argmax(-1, keepdim=True)
-                rows.append(engine._step(step).clone())
+            advance = engine._step_by_graph() or engine._step
+            for _ in range(4):
+                rows.append(advance(rows[-1].argmax(-1, keepdim=True)).clone())
             tokens = [row.argmax(-1, keepdim=True) for row in rows[:-1]]
         else:
             rows = replay(PlainLoop(chosen, processor, device), frames, tokens)

@@ -33,7 +33,7 @@ def attend(q: torch.Tensor, keys: torch.Tensor, values: torch.Tensor) -> torch.T
 
 def has_flash(q: torch.Tensor, keys: torch.Tensor, values: torch.Tensor) -> bool:
     """Whether the device has flash attention for such tensors."""
-    return q.is_cuda and can_use_flash_attention(SDPAParams(q, keys, values, None, 0.0, True, True))
+    return q.is_cuda and can_use_flash_attention(SDPAParams(q, keys, values, None, 0.0, False, True))
 
 
 def over_past(q: torch.Tensor, keys: torch.Tensor, values: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

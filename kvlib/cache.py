@@ -13,7 +13,7 @@ import torch
 from transformers.cache_utils import Cache, CacheLayerMixin
 
 from kvlib.attention import attend
-from kvlib.positions import apply_rope, rotate_keys, undo_rope
+from kvlib.positions import apply_rope, rotated, rotation, undo_rope
 
 MOVE_BLOCK = 4096  # tokens of a temporary copy, where a stretch moves by less than its own length
 EIGHT_BIT = torch.float8_e4m3fn  # the one narrower dtype that keys and values may be stored in
@@ -78,7 +78,7 @@ class StreamLayer(CacheLayerMixin):
             key_states = undo_rope(key_states, cos[-new:], sin[-new:])
         self._keys[:, :, self.stop : self.stop + new] = fitting(key_states, self._keys.dtype)
         self._values[:, :, self.stop : self.stop + new] = fitting(value_states, self._values.dtype)
-        self.advance(new)
+        self._set(self.start, self.stop + new)
         keys, values = self.keys.to(self.dtype), self.values.to(self.dtype)
         return (keys if self.rope is None else apply_rope(keys, cos, sin)), values
 
@@ -109,17 +109,14 @@ class StreamLayer(CacheLayerMixin):
             self._move(self.start + last, self.start + first, tail)
             self._set(self.start, self.stop - gap)
 
-    def turn(self, first: int, chunk: ChunkSpan, shift: int, inverse_frequencies: torch.Tensor) -> None:
-        """Turn the keys of `chunk`, stored from token `first` on, to `shift` positions past where they were computed: always
-        from the original keys, so that nothing drifts however often it happens."""
+    def turn(self, first: int, chunk: ChunkSpan, cos: torch.Tensor, sin: torch.Tensor) -> None:
+        """Turn the keys of `chunk`, stored from token `first` on, by the angles of `cos` and `sin` from how they were computed:
+        always from the original keys, so that nothing drifts however often it happens."""
         keys = self.keys[:, :, first : first + chunk.tokens]
         if chunk.index not in self.originals:
             self.originals[chunk.index] = keys.clone()
-        keys.copy_(fitting(rotate_keys(self.originals[chunk.index].to(self.dtype), shift, inverse_frequencies), keys.dtype))
-
-    def advance(self, new: int) -> None:
-        """Count `new` tokens that were written behind the stored ones."""
-        self._set(self.start, self.stop + new)
+        original = self.originals[chunk.index].to(self.dtype)
+        keys.copy_(fitting(rotated(original, cos.to(keys.device), sin.to(keys.device)), keys.dtype))
 
     def truncate(self, length: int) -> None:
         """Forget everything behind the first `length` stored tokens; nothing is copied."""
@@ -213,6 +210,8 @@ class StreamCache(Cache):
         touched."""
         first = 0
         for chunk, start in zip(chunks, starts, strict=True):
-            for layer in self.layers if start != chunk.start else ():
-                layer.turn(first, chunk, start - chunk.origin, inverse_frequencies)
+            if start != chunk.start:
+                angles = rotation(start - chunk.origin, inverse_frequencies)
+                for layer in self.layers:
+                    layer.turn(first, chunk, *angles)
             first += chunk.tokens

@@ -6,6 +6,8 @@ are those of Qwen2-VL (arXiv:2409.12191, section 2.1) with the absolute time of 
 
 import torch
 
+from kvlib.fused import fused
+
 
 def text_positions(length: int, start: int) -> torch.Tensor:
     """Positions of `length` text tokens from `start` on: int64 [3, length], t = h = w."""
@@ -45,8 +47,18 @@ def rotate_keys(keys: torch.Tensor, shift: int, inverse_frequencies: torch.Tenso
     by the same amount, the sections of M-RoPE share one angle per frequency. Angles in fp64, the product in fp32: one
     rounding to the dtype of `keys` per call, so rotate from a kept original, not from the last result.
     """
-    angles = inverse_frequencies.to(keys.device, torch.float64) * shift
-    cos, sin = angles.cos().float(), angles.sin().float()
+    return rotated(keys, *rotation(shift, inverse_frequencies.to(keys.device)))
+
+
+def rotation(shift: int, inverse_frequencies: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Cosine and sine, fp32 [head_dim / 2], of the angles by which `shift` positions turn a key."""
+    angles = inverse_frequencies.double() * shift
+    return angles.cos().float(), angles.sin().float()
+
+
+@fused
+def rotated(keys: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
+    """Keys [..., tokens, head_dim] turned by the angles of `rotation`."""
     low, high = keys.float().chunk(2, dim=-1)
     return torch.cat([low * cos - high * sin, high * cos + low * sin], dim=-1).to(keys.dtype)
 

@@ -1,6 +1,7 @@
 """The engine: frames go in chunk by chunk, questions are answered in between and leave no trace."""
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -172,9 +173,8 @@ class VideoStreamingInference:
         began = time.perf_counter()
         prompt = self._tokens(f"<|im_start|>user\n{question}<|im_end|>\n<|im_start|>assistant\n")
         self.cache_manager.cache.reserve(prompt.shape[1] + max_new_tokens)
-        stops, new, step = self._stop_tokens(), [], prompt
+        stops, new, logits, advance = self._stop_tokens(), [], self._step(prompt), None
         while True:
-            logits = self._step(step)
             step = _pick(logits, temperature, generator)
             token = int(step)
             if not new:
@@ -184,6 +184,8 @@ class VideoStreamingInference:
             new.append(token)
             if len(new) == max_new_tokens:
                 break
+            advance = advance or self._step_by_graph() or self._step
+            logits = advance(step)
         decoding = time.perf_counter() - first if new else 0.0
         answer = self.processor.tokenizer.decode(new, skip_special_tokens=True).strip()
         metrics = {
@@ -198,22 +200,21 @@ class VideoStreamingInference:
         """Append text tokens [1, n] behind the stream; logits [1, vocabulary] of the token that follows. `look` as in `run`."""
         manager = self.cache_manager
         positions = text_positions(tokens.shape[1], manager.next_position)
-        if tokens.shape[1] == 1 and look is None and can_record(self.model, manager.cache):
-            logits = self._graph()(tokens, manager.next_position)
-        else:
-            embed = self.model.get_input_embeddings()
-            hidden = self._forward(embed(tokens.to(embed.weight.device)), positions, look)
-            logits = self.model.lm_head(hidden[:, -1])
+        embed = self.model.get_input_embeddings()
+        hidden = self._forward(embed(tokens.to(embed.weight.device)), positions, look)
         manager.track_tokens(positions, manager.next_position + tokens.shape[1], is_new_chunk=False)
-        return logits
+        return self.model.lm_head(hidden[:, -1])
 
-    def _graph(self) -> TokenGraph:
-        """The recorded step of one token, recorded anew when the cache has other buffers."""
-        cache = self.cache_manager.cache
-        cache.reserve(1)
-        if self._token_graph is None or self._token_graph.recorded_for != buffers_of(cache):
-            self._token_graph = TokenGraph(self.model, cache)
-        return self._token_graph
+    def _step_by_graph(self) -> Callable[[torch.Tensor], torch.Tensor] | None:
+        """What `_step` does for the tokens that follow one by one now, from a graph, recorded anew when the cache has other
+        buffers; None where that cannot be."""
+        manager = self.cache_manager
+        if self._token_graph is None or self._token_graph.recorded_for != buffers_of(manager.cache):
+            self._token_graph = TokenGraph(self.model, manager.cache) if can_record(self.model, manager.cache) else None
+        if self._token_graph is None:
+            return None
+        self._token_graph.begin(manager.next_position)
+        return self._token_graph.step
 
     def _forward(self, embeddings: torch.Tensor, positions: torch.Tensor, look=None) -> torch.Tensor:
         """Run [1, n, hidden] embeddings at positions [3, n] through the language model into the cache: [1, n, hidden].

@@ -50,6 +50,13 @@ def test_against_fp64_on_cuda(new, past):
 
 
 @needs_cuda
+@pytest.mark.parametrize("new", [2, 7, 700])
+def test_no_mask_on_cuda(new, monkeypatch):
+    monkeypatch.setattr(torch.nn.functional, "scaled_dot_product_attention", lambda *_: pytest.fail("the plain path"))
+    attend(*states(16, 2, new, 3000, 128, "cuda", torch.bfloat16))
+
+
+@needs_cuda
 def test_a_view_of_a_larger_buffer_on_cuda():
     q, keys, values = states(16, 2, 700, 3000, 128, "cuda", torch.bfloat16)
     wide = [torch.full((1, 2, 9000, 128), float("nan"), device="cuda", dtype=torch.bfloat16) for _ in range(2)]

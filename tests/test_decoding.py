@@ -16,29 +16,28 @@ def on_cuda(model):
     return copy.deepcopy(model).to("cuda", torch.bfloat16)
 
 
-def answers(model, processor, frames, monkeypatch, recorded: bool, config) -> list[torch.Tensor]:
+def logits_of(model, processor, frames, recorded: bool, config) -> torch.Tensor:
     """Logits of eight decoded tokens after each of six chunks; the tokens are given, so that rounding does not part the two."""
     engine, rows = VideoStreamingInference(model, processor, "cuda", config), []
-    if not recorded:
-        monkeypatch.setattr("kvlib.stream.can_record", lambda *_: False)
     for seed in range(6):
         engine.append_video_chunk(frames(2, seed))
         snapshot = engine.cache_manager.take_snapshot()
         with torch.no_grad():
             engine._step(engine._tokens("What?"))
-            rows += [engine._step(torch.tensor([[token]], device="cuda")).float().cpu() for token in range(8)]
+            step = engine._step_by_graph() if recorded else engine._step
+            rows += [step(torch.tensor([[token]], device="cuda")).float().cpu() for token in range(8)]
         engine.cache_manager.restore_snapshot(snapshot)
     assert (engine._token_graph is not None) == recorded
-    return rows
+    return torch.cat(rows)
 
 
 @needs_cuda
 @pytest.mark.parametrize("config", [None, EvictionConfig(90, position_mode="keep"), EvictionConfig(90, position_mode="remap")])
-def test_a_recorded_step_is_the_same_step(on_cuda, processor, frames, monkeypatch, config):
-    found = torch.cat(answers(on_cuda, processor, frames, monkeypatch, True, config))
-    expected = torch.cat(answers(on_cuda, processor, frames, monkeypatch, False, config))
+def test_a_recorded_step_is_the_same_step(on_cuda, processor, frames, config):
+    found = logits_of(on_cuda, processor, frames, True, config)
+    expected = logits_of(on_cuda, processor, frames, False, config)
     assert (found - expected).norm() / expected.norm() < 0.02
-    assert (found[0] - expected[1]).norm() / expected.norm() > 0.02, "other tokens must have other logits"
+    assert (found[0] - expected[1]).norm() / expected[1].norm() > 0.02, "other tokens must have other logits"
 
 
 @needs_cuda
@@ -66,6 +65,17 @@ def test_two_engines_on_one_model_do_not_disturb_each_other(on_cuda, processor, 
         other.append_video_chunk(frames(2, seed))
         other.ask("What?", max_new_tokens=12, do_sample=False)
         assert alone.ask("What?", max_new_tokens=12, do_sample=False)[0] == expected
+
+
+@needs_cuda
+@pytest.mark.parametrize(
+    ("config", "kv_dtype"), [(EvictionConfig(90, position_mode="unrotated"), None), (EvictionConfig(90), torch.float8_e4m3fn)]
+)
+def test_what_cannot_be_recorded_is_not(on_cuda, processor, frames, config, kv_dtype):
+    engine = VideoStreamingInference(on_cuda, processor, "cuda", config, kv_dtype)
+    engine.append_video_chunk(frames(2))
+    assert engine.ask("What?", max_new_tokens=5, do_sample=False)[1]["new_tokens"] >= 1
+    assert engine._token_graph is None
 
 
 def test_a_cpu_records_nothing(engine, frames):

@@ -11,7 +11,7 @@ from kvlib.evictor import POSITION_MODES
 from kvlib.policies import Importance, SinkWindow, Uniform
 from kvlib.policies.history import history
 from kvlib.policies.scorers import SCORERS
-from kvlib.positions import chunk_positions, rotate_keys
+from kvlib.positions import chunk_positions, rotate_keys, rotation
 
 POLICIES = [SinkWindow(), Uniform(), *map(Importance, SCORERS)]  # the test matrix: a new policy is one line here
 CONTIGUOUS = [mode for mode in POSITION_MODES if mode != "keep"]
@@ -201,7 +201,7 @@ def test_ten_thousand_turns_in_bf16_do_not_drift():
     layer, chunk, chain = StreamLayer(8), ChunkSpan(0, 8, 0, 3, 0), keys
     layer.update(keys, keys)
     for turn in range(1, 10_001):
-        layer.turn(0, chunk, 17 * turn, frequencies)
+        layer.turn(0, chunk, *rotation(17 * turn, frequencies))
         chain = rotate_keys(chain, 17, frequencies)
     exact = rotate_keys(keys.float(), 170_000, frequencies)
 
