@@ -57,10 +57,9 @@ class StreamLayer(CacheLayerMixin):
         self.rope: tuple[torch.Tensor, torch.Tensor] | None = None  # of all tokens, when keys are stored un-rotated
 
     def lazy_initialization(self, key_states: torch.Tensor, value_states: torch.Tensor) -> None:
-        shape = (*key_states.shape[:2], self.capacity, key_states.shape[-1])
+        shape = (2, *key_states.shape[:2], self.capacity, key_states.shape[-1])
         self.dtype = key_states.dtype
-        self._keys = key_states.new_empty(shape, dtype=self.stored_dtype or self.dtype)
-        self._values = torch.empty_like(self._keys)
+        self._buffer = key_states.new_empty(shape, dtype=self.stored_dtype or self.dtype)
         self.is_initialized = True
 
     def update(self, key_states: torch.Tensor, value_states: torch.Tensor, *args, **kwargs):
@@ -76,8 +75,8 @@ class StreamLayer(CacheLayerMixin):
         if self.rope is not None:
             cos, sin = (part.to(key_states.device) for part in self.rope)
             key_states = undo_rope(key_states, cos[-new:], sin[-new:])
-        self._keys[:, :, self.stop : self.stop + new] = fitting(key_states, self._keys.dtype)
-        self._values[:, :, self.stop : self.stop + new] = fitting(value_states, self._values.dtype)
+        for buffer, states in zip(self.buffers(), (key_states, value_states), strict=True):
+            buffer[:, :, self.stop : self.stop + new] = fitting(states, buffer.dtype)
         self._set(self.start, self.stop + new)
         keys, values = self.keys.to(self.dtype), self.values.to(self.dtype)
         return (keys if self.rope is None else apply_rope(keys, cos, sin)), values
@@ -134,12 +133,12 @@ class StreamLayer(CacheLayerMixin):
 
     def nbytes(self) -> int:
         """Bytes of device memory that the layer holds: the whole buffers, filled or not, and the originals of turned keys."""
-        held = (*self.buffers(), *self.originals.values()) if self.is_initialized else ()
+        held = (self._buffer, *self.originals.values()) if self.is_initialized else ()
         return sum(tensor.nbytes for tensor in held)
 
     def buffers(self) -> tuple[torch.Tensor, torch.Tensor]:
         """The whole buffers of keys and values [1, KV heads, capacity, head dim]; tokens `start` to `stop` are stored."""
-        return self._keys, self._values
+        return self._buffer[0], self._buffer[1]
 
     def reset(self) -> None:
         self.originals = {}
@@ -148,7 +147,7 @@ class StreamLayer(CacheLayerMixin):
     def _set(self, start: int, stop: int) -> None:
         self.start, self.stop = start, stop
         if self.is_initialized:
-            self.keys, self.values = self._keys[:, :, start:stop], self._values[:, :, start:stop]
+            self.keys, self.values = self._buffer[..., start:stop, :]
 
     def _move(self, source: int, target: int, length: int) -> None:
         """Copy `length` tokens inside the buffer, stretches may overlap: block by block, from the side that is safe."""
@@ -157,16 +156,13 @@ class StreamLayer(CacheLayerMixin):
         offsets = range(0, length, block)
         for offset in reversed(offsets) if target > source else offsets:
             size = min(block, length - offset)
-            for buffer in self.buffers():
-                moved = buffer[:, :, source + offset : source + offset + size]
-                buffer[:, :, target + offset : target + offset + size] = moved if size <= distance else moved.clone()
+            moved = self._buffer[..., source + offset : source + offset + size, :]
+            self._buffer[..., target + offset : target + offset + size, :] = moved if size <= distance else moved.clone()
 
     def _grow(self, capacity: int) -> None:
-        stored = self.get_seq_length()
-        for name, view in (("_keys", self.keys), ("_values", self.values)):
-            buffer = view.new_empty((*view.shape[:2], capacity, view.shape[-1]))
-            buffer[:, :, :stored] = view
-            setattr(self, name, buffer)
+        stored = self._buffer[..., self.start : self.stop, :]
+        self._buffer = stored.new_empty((*stored.shape[:3], capacity, stored.shape[-1]))
+        self._buffer[..., : stored.shape[-2], :] = stored
         self.capacity = capacity
 
 

@@ -1,11 +1,15 @@
-"""One decoded token as one CUDA graph: at a full cache a step takes what reading weights and keys takes, not 600 launches."""
+"""One decoded token as one CUDA graph: a step takes what reading weights and keys takes, and not hundreds of launches."""
+
+from importlib.util import find_spec
 
 import torch
 
-from kvlib.cache import StreamCache, StreamLayer
+from kvlib.cache import EIGHT_BIT, StreamCache, StreamLayer, fitting
+from kvlib.fused import compiles
 from kvlib.language import run
 
-AMPERE = (8, 0)  # compute capability that flash attention needs
+if find_spec("triton"):
+    from kvlib.kernels import OneToken
 
 
 class Place:
@@ -14,15 +18,14 @@ class Place:
     def __init__(self, device: torch.device):
         self.positions = torch.zeros(3, 1, dtype=torch.long, device=device)
         self.slot = torch.zeros(1, dtype=torch.long, device=device)
-        self.keys_from = torch.zeros(2, dtype=torch.int32, device=device)
+        self.keys_from = torch.zeros(1, dtype=torch.int32, device=device)
         self.keys_used = torch.zeros(1, dtype=torch.int32, device=device)
-        self.query_from = torch.tensor([0, 1], dtype=torch.int32, device=device)
 
     def set(self, start: int, stop: int, position: int) -> None:
         """Tokens lie in [start, stop) of the buffers; the next goes behind them and stands at `position`."""
         self.positions.fill_(position)
         self.slot.fill_(stop)
-        self.keys_from[0] = start
+        self.keys_from.fill_(start)
         self.keys_used.fill_(stop - start + 1)
 
     def move_on(self) -> None:
@@ -33,19 +36,18 @@ class Place:
 class GraphLayer:
     """A `StreamLayer` whose bounds are on the device; takes one token at a time."""
 
-    def __init__(self, layer: StreamLayer, place: Place):
-        self.keys, self.values, self.place = *layer.buffers(), place
+    def __init__(self, layer: StreamLayer, place: Place, kernel: OneToken):
+        self.keys, self.values = layer.buffers()
+        self.place, self.kernel = place, kernel
 
     def attend(self, q: torch.Tensor, key_states: torch.Tensor, value_states: torch.Tensor) -> torch.Tensor:
-        """As `StreamLayer.attend`, for one token. Flash attention reads each key once for all query heads that share it."""
-        at = self.place
-        self.keys.index_copy_(2, at.slot, key_states)
-        self.values.index_copy_(2, at.slot, value_states)
-        q, keys, values = (tensor[0].transpose(0, 1) for tensor in (q, self.keys, self.values))
-        mixed, *_ = torch.ops.aten._flash_attention_forward(
-            q, keys, values, at.query_from, at.keys_from, 1, len(keys), 0.0, False, False, seqused_k=at.keys_used
-        )
-        return mixed.transpose(0, 1)[None]
+        """As `StreamLayer.attend`, for one token."""
+        for buffer, states in ((self.keys, key_states), (self.values, value_states)):
+            new = fitting(states, buffer.dtype)
+            if buffer.dtype == EIGHT_BIT:  # which cannot be copied by index
+                buffer, new = buffer.view(torch.uint8), new.view(torch.uint8)
+            buffer.index_copy_(2, self.place.slot, new)
+        return self.kernel(q, self.keys, self.values, self.place.keys_from, self.place.keys_used)
 
 
 class TokenGraph:
@@ -59,7 +61,9 @@ class TokenGraph:
         device = model.lm_head.weight.device
         self.model, self.cache, self.recorded_for = model, cache, buffers_of(cache)
         self.place = Place(device)
-        self.layers = [GraphLayer(layer, self.place) for layer in cache.layers]
+        text = model.config.text_config
+        kernel = OneToken(text.num_attention_heads, *cache.layers[0].keys.shape[1::2], device)
+        self.layers = [GraphLayer(layer, self.place, kernel) for layer in cache.layers]
         self.token = torch.zeros(1, 1, dtype=torch.long, device=device)
         self.begin(0)
         self.graph = torch.cuda.CUDAGraph()
@@ -92,13 +96,13 @@ def buffers_of(cache: StreamCache) -> list[int]:
 
 
 def can_record(model, cache: StreamCache) -> bool:
-    """Whether a step of `model` over `cache` can be one graph: all of it on one CUDA device with flash attention, in half
-    precision, keys stored rotated and as the model computes them."""
-    weight = model.lm_head.weight
+    """Whether a step of `model` over `cache` can be one graph: all of it on one CUDA device for which kernels can be made, in
+    half precision, with keys stored rotated."""
+    weight, layer = model.lm_head.weight, cache.layers[0]
     return (
-        weight.is_cuda
-        and torch.cuda.get_device_capability(weight.device) >= AMPERE
+        compiles(weight.device)
         and weight.dtype in (torch.bfloat16, torch.float16)
         and {parameter.device for parameter in model.model.language_model.parameters()} == {weight.device}
-        and all(layer.is_initialized and layer.rope is None and layer.stored_dtype is None for layer in cache.layers)
+        and layer.rope is None
+        and OneToken.takes(layer.keys)
     )

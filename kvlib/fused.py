@@ -27,8 +27,8 @@ def fused(function: Callable) -> Callable:
     compiled = cache(lambda: torch.compile(function))  # made when first needed: the compiler is slow to import
 
     @wraps(function)
-    def call(*tensors):
-        return (compiled() if compiles(tensors[0].device) else function)(*tensors)
+    def call(first, *others):
+        return (compiled() if compiles(first.device) else function)(first, *others)
 
     return call
 
@@ -36,3 +36,14 @@ def fused(function: Callable) -> Callable:
 def norm(module, hidden: torch.Tensor) -> torch.Tensor:
     """What transformers' RMS norm `module` computes of `hidden` [..., width]."""
     return F.rms_norm(hidden, module.weight.shape, module.weight, module.variance_epsilon)
+
+
+def add_and_norm(hidden: torch.Tensor, more: torch.Tensor, module) -> tuple[torch.Tensor, torch.Tensor]:
+    """The sum of both [..., width], and what the RMS norm `module` computes of it."""
+    return _add_and_norm(hidden, more, module.weight.to(hidden.device), module.variance_epsilon)
+
+
+@fused
+def _add_and_norm(hidden, more, weight, epsilon):
+    hidden = hidden + more
+    return hidden, F.rms_norm(hidden, weight.shape, weight, epsilon)

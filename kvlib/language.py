@@ -8,7 +8,7 @@ from collections.abc import Callable
 import torch
 from transformers.models.qwen2_5_vl.modeling_qwen2_5_vl import apply_rotary_pos_emb
 
-from kvlib.fused import fused, norm
+from kvlib.fused import add_and_norm, fused, norm
 
 rotate = fused(apply_rotary_pos_emb)
 
@@ -22,17 +22,18 @@ def run(
     `look` is shown the rotated queries [1, heads, n, head dim] of every layer, in order.
     """
     cos, sin = language.rotary_emb(embeddings, positions[:, None].to(embeddings.device))
-    hidden = embeddings
-    for layer, stored in zip(language.layers, layers, strict=True):
+    first, *others = (layer.input_layernorm for layer in language.layers)
+    hidden = embeddings.to(first.weight.device)
+    normed = norm(first, hidden)
+    for layer, stored, following in zip(language.layers, layers, (*others, language.norm), strict=True):
         attention, device = layer.self_attn, layer.input_layernorm.weight.device
-        hidden, cos, sin = hidden.to(device), cos.to(device), sin.to(device)
-        normed = norm(layer.input_layernorm, hidden)
+        hidden, normed, cos, sin = (part.to(device) for part in (hidden, normed, cos, sin))
         projections = attention.q_proj, attention.k_proj, attention.v_proj
         q, k, v = (project(normed).unflatten(-1, (-1, attention.head_dim)).transpose(1, 2) for project in projections)
         q, k = rotate(q, k, cos, sin)
         if look is not None:
             look(q)
-        mixed = stored.attend(q, k, v)
-        hidden = hidden + attention.o_proj(mixed.transpose(1, 2).flatten(2))
-        hidden = hidden + layer.mlp(norm(layer.post_attention_layernorm, hidden))
-    return norm(language.norm, hidden)
+        mixed = attention.o_proj(stored.attend(q, k, v).transpose(1, 2).flatten(2))
+        hidden, normed = add_and_norm(hidden, mixed, layer.post_attention_layernorm)
+        hidden, normed = add_and_norm(hidden, layer.mlp(normed), following)
+    return normed

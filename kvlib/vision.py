@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from transformers.models.qwen2_5_vl.modeling_qwen2_5_vl import apply_rotary_pos_emb_vision
 from transformers.vision_utils import get_vision_position_ids, get_vision_window_index
 
-from kvlib.fused import fused, norm
+from kvlib.fused import add_and_norm, fused, norm
 
 ALIGNED = 8  # half-precision numbers in 16 bytes
 rotate = fused(apply_rotary_pos_emb_vision)
@@ -50,12 +50,16 @@ class VisionTower:
         plan = self.layouts[grid]
         hidden = F.linear(patches.to(weight.device, weight.dtype), weight.flatten(1))
         hidden = hidden.unflatten(0, (-1, unit))[plan.order].flatten(0, 1)
-        for number, block in enumerate(visual.blocks):
-            hidden = hidden.to(block.norm1.weight.device)
+        first, *others = (block.norm1 for block in visual.blocks)
+        hidden = hidden.to(first.weight.device)
+        normed = norm(first, hidden)
+        for number, (block, following) in enumerate(zip(visual.blocks, (*others, visual.merger.ln_q), strict=True)):
+            hidden, normed = (part.to(block.norm1.weight.device) for part in (hidden, normed))
             whole = number in visual.fullatt_block_indexes
-            hidden = hidden + attend(block.attn, norm(block.norm1, hidden), plan, whole)
-            hidden = hidden + feed_forward(block.mlp, norm(block.norm2, hidden))
-        return visual.merger(hidden)[plan.inverse.to(hidden.device)]
+            hidden, normed = add_and_norm(hidden, attend(block.attn, normed, plan, whole), block.norm2)
+            hidden, normed = add_and_norm(hidden, feed_forward(block.mlp, normed), following)
+        merged = visual.merger.mlp(normed.unflatten(0, (-1, unit)).flatten(1))
+        return merged[plan.inverse.to(merged.device)]
 
 
 def layout(visual, grid: Grid, device) -> Layout:
