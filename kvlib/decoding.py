@@ -1,6 +1,6 @@
 """One decoded token as one CUDA graph: a step takes what reading weights and keys takes, and not hundreds of launches."""
 
-from importlib.util import find_spec
+from collections.abc import Callable
 
 import torch
 
@@ -8,8 +8,8 @@ from kvlib.cache import EIGHT_BIT, StreamCache, StreamLayer, fitting
 from kvlib.fused import compiles
 from kvlib.language import run
 
-if find_spec("triton"):
-    from kvlib.kernels import OneToken
+ADA = (8, 9)  # compute capability that knows 8-bit numbers
+HEAD_DIMS = (16, 32, 64, 128, 256)  # that the kernel takes
 
 
 class Place:
@@ -36,7 +36,7 @@ class Place:
 class GraphLayer:
     """A `StreamLayer` whose bounds are on the device; takes one token at a time."""
 
-    def __init__(self, layer: StreamLayer, place: Place, kernel: OneToken):
+    def __init__(self, layer: StreamLayer, place: Place, kernel: Callable):
         self.keys, self.values = layer.buffers()
         self.place, self.kernel = place, kernel
 
@@ -58,6 +58,8 @@ class TokenGraph:
     """
 
     def __init__(self, model, cache: StreamCache):
+        from kvlib.kernels import OneToken  # not everywhere is there a Triton to import
+
         device = model.lm_head.weight.device
         self.model, self.cache, self.recorded_for = model, cache, buffers_of(cache)
         self.place = Place(device)
@@ -104,5 +106,6 @@ def can_record(model, cache: StreamCache) -> bool:
         and weight.dtype in (torch.bfloat16, torch.float16)
         and {parameter.device for parameter in model.model.language_model.parameters()} == {weight.device}
         and layer.rope is None
-        and OneToken.takes(layer.keys)
+        and layer.keys.shape[-1] in HEAD_DIMS
+        and (layer.keys.dtype != EIGHT_BIT or torch.cuda.get_device_capability(weight.device) >= ADA)
     )

@@ -12,7 +12,6 @@ import triton.language as tl
 BLOCK = 64  # keys at a time
 ROWS = 16  # the least number of query rows that tensor cores take
 SPLITS_PER_CORE = 2  # parts of the keys for each multiprocessor
-ADA = (8, 9)  # compute capability that knows 8-bit numbers
 LOG2_E = 1.4426950408889634
 
 
@@ -75,15 +74,6 @@ class OneToken:
         self.splits = max(1, SPLITS_PER_CORE * cores // kv_heads)
         self.mixed = torch.empty(kv_heads, self.splits, ROWS, size, device=device)
         self.sums = torch.empty(kv_heads, self.splits, ROWS, 2, device=device)
-
-    @staticmethod
-    def takes(keys: torch.Tensor) -> bool:
-        """Whether the kernel can read such keys [1, KV heads, tokens, size]."""
-        eight_bit = keys.dtype.itemsize == 1
-        size = keys.shape[-1]
-        return (
-            size >= ROWS and size & (size - 1) == 0 and (not eight_bit or torch.cuda.get_device_capability(keys.device) >= ADA)
-        )
 
     def __call__(self, q, keys, values, keys_from: torch.Tensor, keys_used: torch.Tensor) -> torch.Tensor:
         """Queries [1, heads, 1, size] over tokens [keys_from, keys_from + keys_used) (int32 [1], on the device) of the buffers

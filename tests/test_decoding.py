@@ -4,6 +4,7 @@ import copy
 
 import pytest
 import torch
+from test_attention import error, in_fp64, states
 
 from kvlib import EvictionConfig, VideoStreamingInference, decoding
 from kvlib.decoding import can_record
@@ -16,9 +17,9 @@ def on_cuda(model):
     return copy.deepcopy(model).to("cuda", torch.bfloat16)
 
 
-def logits_of(model, processor, frames, recorded: bool, config) -> torch.Tensor:
+def logits_of(model, processor, frames, recorded: bool, config, kv_dtype=None) -> torch.Tensor:
     """Logits of eight decoded tokens after each of six chunks; the tokens are given, so that rounding does not part the two."""
-    engine, rows = VideoStreamingInference(model, processor, "cuda", config), []
+    engine, rows = VideoStreamingInference(model, processor, "cuda", config, kv_dtype), []
     for seed in range(6):
         engine.append_video_chunk(frames(2, seed))
         snapshot = engine.cache_manager.take_snapshot()
@@ -32,10 +33,11 @@ def logits_of(model, processor, frames, recorded: bool, config) -> torch.Tensor:
 
 
 @needs_cuda
+@pytest.mark.parametrize("kv_dtype", [None, torch.float8_e4m3fn])
 @pytest.mark.parametrize("config", [None, EvictionConfig(90, position_mode="keep"), EvictionConfig(90, position_mode="remap")])
-def test_a_recorded_step_is_the_same_step(on_cuda, processor, frames, config):
-    found = logits_of(on_cuda, processor, frames, True, config)
-    expected = logits_of(on_cuda, processor, frames, False, config)
+def test_a_recorded_step_is_the_same_step(on_cuda, processor, frames, config, kv_dtype):
+    found = logits_of(on_cuda, processor, frames, True, config, kv_dtype)
+    expected = logits_of(on_cuda, processor, frames, False, config, kv_dtype)
     assert (found - expected).norm() / expected.norm() < 0.02
     assert (found[0] - expected[1]).norm() / expected[1].norm() > 0.02, "other tokens must have other logits"
 
@@ -68,11 +70,8 @@ def test_two_engines_on_one_model_do_not_disturb_each_other(on_cuda, processor, 
 
 
 @needs_cuda
-@pytest.mark.parametrize(
-    ("config", "kv_dtype"), [(EvictionConfig(90, position_mode="unrotated"), None), (EvictionConfig(90), torch.float8_e4m3fn)]
-)
-def test_what_cannot_be_recorded_is_not(on_cuda, processor, frames, config, kv_dtype):
-    engine = VideoStreamingInference(on_cuda, processor, "cuda", config, kv_dtype)
+def test_keys_turned_in_every_forward_are_not_recorded(on_cuda, processor, frames):
+    engine = VideoStreamingInference(on_cuda, processor, "cuda", EvictionConfig(90, position_mode="unrotated"))
     engine.append_video_chunk(frames(2))
     assert engine.ask("What?", max_new_tokens=5, do_sample=False)[1]["new_tokens"] >= 1
     assert engine._token_graph is None
@@ -84,3 +83,18 @@ def test_a_cpu_records_nothing(engine, frames):
     assert not can_record(streaming.model, streaming.cache_manager.cache)
     streaming.ask("What?", max_new_tokens=3, do_sample=False)
     assert streaming._token_graph is None
+
+
+@needs_cuda
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float8_e4m3fn])
+@pytest.mark.parametrize("tokens", [1, 77, 5389, 130_000])
+def test_the_kernel_against_fp64(tokens, dtype):
+    from kvlib.kernels import OneToken
+
+    start, (q, *stored) = 37, states(16, 2, 1, tokens - 1, 128, "cuda", torch.bfloat16)
+    buffers = [torch.full((1, 2, tokens + 500, 128), 7.0, device="cuda", dtype=dtype) for _ in stored]
+    for buffer, part in zip(buffers, stored, strict=True):
+        buffer[:, :, start : start + tokens] = part.to(dtype)
+    bounds = [torch.tensor([number], dtype=torch.int32, device="cuda") for number in (start, tokens)]
+    found = OneToken(16, 2, 128, torch.device("cuda"))(q, *buffers, *bounds)
+    assert error(found, in_fp64(q, *(part.to(dtype).bfloat16() for part in stored))) < 0.01
