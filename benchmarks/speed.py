@@ -7,7 +7,7 @@ Three ways to watch the same random chunks: `plain`, as it is written by hand (t
 sdpa); `re-rotated`, keys stored without rotation and all of them turned in every forward, as StreamingVLM keeps positions
 contiguous (this library's mode "unrotated", so that nothing else differs); and `kvlib`, this library's mode "remap".
 The weights of 3b and 7b are random ones of the true shapes; a CUDA process is held to the memory of a 24 GB card. Caches are
-filled to a size with random keys and values. Writes one JSON object and beside it the same as a figure.
+filled to a size with random keys and values. Writes one JSON object; `draw.py` judges and draws it.
 """
 
 import argparse
@@ -27,16 +27,16 @@ from kvlib.attention import attend
 from kvlib.cache import EIGHT_BIT
 from kvlib.positions import chunk_positions, text_positions
 
-SIZES = {"3b": (5_000, 54_000, 130_000), "7b": (5_000, 54_000), "reader": (250, 1_000, 4_000)}  # tokens in the cache
+SIZES = {"3b": (5_000, 54_000, 130_000), "7b": (54_000,), "reader": (250, 1_000, 4_000)}  # tokens in the cache
 FRAMES = {"3b": (4, 1080, 1920), "7b": (4, 1080, 1920), "reader": (2, 112, 224)}  # of a chunk: number, height, width
-LONG = {"3b": 500, "7b": 500, "reader": 5_000}  # chunks of the long stream
+LONG = {"3b": 500, "7b": 150, "reader": 5_000}  # chunks of the long stream
 EARLY, SPAN = 100, 50  # the long stream's early chunk, and over how many chunks around it medians are taken
 FPS = 2.0  # at which the frames of a chunk count as sampled
 SMALL = (252, 448)  # height and width of the small frames
 WINDOW_S = 16  # seconds that the small frames' window holds
 QUESTION = "Which of the words on the screen have been there from the first frame on?"  # about 30 tokens with its turn
 NEW_TOKENS = 17
-SEARCHED = {"plain": (150_000, 260_000), "kvlib": (380_000, 450_000), "kvlib, 8-bit": (600_000, 900_000)}  # tokens
+SEARCHED = {"plain": (200_000, 240_000), "kvlib": (390_000, 430_000), "kvlib, 8-bit": (800_000, 860_000)}  # tokens
 STEP = 10_000  # tokens between the sizes tried for the largest
 
 
@@ -216,7 +216,10 @@ def measured(contender, frames, tokens: int, repeats: int, device: torch.device)
             with clock.stage("chunk"):
                 contender.append(frames)
             contender.after_chunk(tokens)
-        seconds = {name: statistics.median(spans) for name, spans in clock.seconds().items()}
+        spans = clock.seconds()
+        seconds = {name: statistics.median(found) for name, found in spans.items()}
+        if "evict" in spans:  # dear once in a few chunks, when the window is moved to the front of its buffer
+            seconds["evict, mean"] = statistics.fmean(spans["evict"])
         peak = peak_bytes(device)
     contender.ask()
     asked = [contender.ask() for _ in range(repeats)]
@@ -344,7 +347,7 @@ def long_stream(model, processor, frames, window: int, chunks: int, device: torc
 
 def logits_against_fp32(model, processor, device: torch.device) -> dict:
     """Logits after a short stream and a question, of this library and of a plain loop in the model's dtype, against
-    transformers in fp32 with the same weights: ||found - exact|| / ||exact||, and whether the likeliest token is the same."""
+    transformers in fp32 with the same weights."""
     frames = [random_frames((4, *SMALL), seed) for seed in range(3)]
     found = {}
     for name in ("kvlib", "plain", "fp32"):
@@ -365,12 +368,18 @@ def logits_against_fp32(model, processor, device: torch.device) -> dict:
         del chosen
         tidy()
     exact = found.pop("fp32")
+    return {name: compared(rows, exact) for name, rows in found.items()}
+
+
+def compared(rows: torch.Tensor, exact: torch.Tensor) -> dict:
+    """The relative error; for every row whether the likeliest token is the same; by how much, in logits, the chosen one is less
+    likely in `exact`, and for scale the root mean square error of a logit."""
+    chosen = rows.argmax(-1, keepdim=True)
     return {
-        name: {
-            "relative_error": ((rows - exact).norm() / exact.norm()).item(),
-            "same_likeliest": (rows.argmax(-1) == exact.argmax(-1)).tolist(),
-        }
-        for name, rows in found.items()
+        "relative_error": ((rows - exact).norm() / exact.norm()).item(),
+        "same_likeliest": (chosen == exact.argmax(-1, keepdim=True)).flatten().tolist(),
+        "largest_loss": (exact.amax(-1) - exact.gather(-1, chosen).flatten()).max().item(),
+        "rms_error": (rows - exact).square().mean().sqrt().item(),
     }
 
 
@@ -396,24 +405,29 @@ def replay(loop: PlainLoop, frames, tokens) -> list[torch.Tensor]:
     return rows
 
 
-def run(name: str, device: torch.device, repeats: int) -> dict:
-    """Everything that is measured, as one JSON object."""
+def run(name: str, device: torch.device, repeats: int, out: Path) -> None:
+    """Measure everything; what is known so far is in `out` after every part."""
     if name == "reader":
         model, processor = experiments.load(str(paths.READER), device)
     else:
         processor = shapes.processor()
         model = shapes.model(name, processor.tokenizer, device)
-    weights = "trained" if name == "reader" else "random"
-    found = {"shapes": name, "weights": weights, "dtype": str(model.dtype), "repeats": repeats}
-    found["logits_against_fp32"] = logits_against_fp32(model, processor, device)
-    say(found["logits_against_fp32"])
+    found = report.Report("speed", {"shapes": name, "repeats": repeats}, 0, device).provenance()
+    found |= {"weights": "trained" if name == "reader" else "random", "dtype": str(model.dtype), "runs": []}
+
+    def keep(part: str, measured) -> None:
+        found[part] = measured
+        report.write_atomic(out, json.dumps(found, indent=1))
+        print(part, json.dumps(measured), flush=True)
+
+    keep("logits_against_fp32", logits_against_fp32(model, processor, device))
     cuda = device.type == "cuda"
     if cuda:
-        found["limit_bytes"] = experiments.cap_memory(0, device)
-    found["ceilings"] = ceilings(device, model.dtype)
+        keep("limit_bytes", experiments.cap_memory(0, device))
+    keep("ceilings", ceilings(device, model.dtype))
     frames = random_frames(FRAMES[name])
     chunk = VideoStreamingInference(model, processor, device).count_tokens(frames)
-    found["chunk"] = {"frames": list(FRAMES[name]), "tokens": chunk}
+    keep("chunk", {"frames": list(FRAMES[name]), "tokens": chunk})
 
     def makers(tokens: int) -> dict:
         return {
@@ -423,7 +437,6 @@ def run(name: str, device: torch.device, repeats: int) -> dict:
             "kvlib, 8-bit": lambda: Streaming(model, processor, device, tokens, frames, "remap", EIGHT_BIT),
         }
 
-    found["runs"] = []
     for tokens in SIZES[name]:
         for contender, make in makers(tokens).items():
             tidy()
@@ -432,27 +445,18 @@ def run(name: str, device: torch.device, repeats: int) -> dict:
                 row |= measured(make(), frames, tokens, repeats, device)
             except torch.OutOfMemoryError:
                 row["out_of_memory"] = True
-            found["runs"].append(row)
-            say(row)
+            keep("runs", [*found["runs"], row])
     tidy()
-    found["attention"] = [attention_alone(model, chunk, past, device) for past in SIZES[name]]
+    keep("attention", [attention_alone(model, chunk, past, device) for past in SIZES[name]])
     grid = stream.grid_of(frames, processor.image_processor)
-    found["flops"] = {past: flops(model, grid, chunk, past) for past in SIZES[name]}
-    say({key: found[key] for key in ("ceilings", "attention", "flops")})
-    if cuda and name == "3b":
-        found["largest"] = {
-            kind: largest(lambda tokens, kind=kind: makers(tokens)[kind](), frames, low, high)
-            for kind, (low, high) in SEARCHED.items()
-        }
-        say(found["largest"])
-    tidy()
+    keep("flops", {past: flops(model, grid, chunk, past) for past in SIZES[name]})
     small = [frames] if name == "reader" else [random_frames((count, *SMALL)) for count in (2, 8)]
-    found["long_streams"] = [long_stream(model, processor, few, WINDOW_S + 1, LONG[name], device) for few in small]
-    return found | report.Report("speed", {"shapes": name, "repeats": repeats}, 0, device).provenance()
-
-
-def say(row: dict) -> None:
-    print(json.dumps(row), flush=True)
+    keep("long_streams", [long_stream(model, processor, few, WINDOW_S + 1, LONG[name], device) for few in small])
+    if cuda and name == "3b":
+        sizes = {}
+        for kind, (low, high) in SEARCHED.items():
+            sizes[kind] = largest(lambda tokens, kind=kind: makers(tokens)[kind](), frames, low, high)
+            keep("largest", sizes)
 
 
 def main() -> None:
@@ -462,10 +466,9 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--out", type=Path, required=True, help="the JSON file to write")
     options = parser.parse_args()
-    with torch.no_grad():
-        found = run(options.shapes, options.device, options.repeats)
     options.out.parent.mkdir(parents=True, exist_ok=True)
-    report.write_atomic(options.out, json.dumps(found, indent=1))
+    with torch.no_grad():
+        run(options.shapes, options.device, options.repeats, options.out)
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ from importlib.util import find_spec
 import torch
 import torch.nn.functional as F
 
+MANY = 2**20  # numbers
 TENSOR_CORES = (8, 0)  # compute capability that the compiler supports well
 
 
@@ -23,12 +24,16 @@ def compiles(device: torch.device) -> bool:
 
 
 def fused(function: Callable) -> Callable:
-    """`function` of tensors, compiled into one kernel where that is possible, and as it is elsewhere."""
+    """`function` of tensors [..., tokens, numbers], compiled into one kernel where that is possible and pays, and as it is
+    elsewhere. It pays for many numbers, and for one token, whose step is recorded; in between, the call of a compiled kernel
+    takes longer than the launches that it saves.
+    """
     compiled = cache(lambda: torch.compile(function))  # made when first needed: the compiler is slow to import
 
     @wraps(function)
     def call(first, *others):
-        return (compiled() if compiles(first.device) else function)(first, *others)
+        pays = first.numel() >= MANY or first.shape[-2] == 1
+        return (compiled() if pays and compiles(first.device) else function)(first, *others)
 
     return call
 
