@@ -327,6 +327,8 @@ def long_stream(model, processor, frames, window: int, chunks: int, device: torc
     budget = probe.count_tokens(frames, first=True) + (window - 1) * probe.count_tokens(frames)
     engine = VideoStreamingInference(model, processor, device, EvictionConfig(budget, position_mode="remap"))
     clock, peaks = Clock(device), {}
+    tidy()
+    reset_peak(device)
     for index in range(1, chunks + 1):
         with clock.stage("chunk"):
             engine.append_video_chunk(frames, FPS)
@@ -341,7 +343,7 @@ def long_stream(model, processor, frames, window: int, chunks: int, device: torc
         "early_seconds": statistics.median(early),
         "late_seconds": statistics.median(late),
         "frames_per_s": len(frames) / statistics.median(late),
-        "peak_bytes": peaks,
+        "own_peak_bytes": peaks,
     }
 
 

@@ -11,7 +11,9 @@ from transformers.models.qwen2_5_vl.modeling_qwen2_5_vl import apply_rotary_pos_
 
 from kvlib import EvictionConfig, VideoStreamingInference
 from kvlib import stream as stream_module
+from kvlib.cache import ChunkSpan, StreamLayer, fitting
 from kvlib.policies import POLICIES
+from kvlib.positions import rotation
 from kvlib.video import patchify
 
 
@@ -458,3 +460,50 @@ def test_engines_can_share_what_the_vision_tower_saw(engine, frames):
 
 def test_the_default_question_is_the_briefs():
     assert stream_module.DEFAULT_QUESTION.startswith("Read all text, lyrics, subtitles, or captions")
+
+
+@pytest.mark.parametrize("mode", ["keep", "remap", "compact", "unrotated"])
+def test_eight_bits_take_a_quarter_of_fp32_and_answer_nearly_the_same(engine, model, processor, frames, mode):
+    config = EvictionConfig(110, position_mode=mode)
+    exact, rounded = engine(config), VideoStreamingInference(model, processor, "cpu", config, torch.float8_e4m3fn)
+    for seed in range(8):
+        for streaming in (exact, rounded):
+            streaming.append_video_chunk(frames(2, seed))
+        assert rounded.cache_manager.chunks == exact.cache_manager.chunks
+    assert 4 * rounded.get_cache_info()["cache_bytes"] == exact.get_cache_info()["cache_bytes"]
+    found, expected = next_logits(rounded), next_logits(exact)
+    assert 0 < (found - expected).norm() / expected.norm() < 0.2
+    before = fingerprint_of_bytes(rounded)
+    rounded.ask("What?", max_new_tokens=4, do_sample=False)
+    assert fingerprint_of_bytes(rounded) == before
+
+
+def fingerprint_of_bytes(engine) -> tuple:
+    manager = engine.cache_manager
+    return manager.fingerprint(), [layer.keys.view(torch.uint8).clone().numpy().tobytes() for layer in manager.cache.layers]
+
+
+def test_eight_bits_hold_their_largest_number_for_what_is_larger():
+    states = torch.tensor([1e6, -1e6, 448.0, 0.1])
+    assert fitting(states, torch.float8_e4m3fn).float().tolist() == [448.0, -448.0, 448.0, pytest.approx(0.1, rel=0.07)]
+    assert torch.equal(fitting(states, torch.float32), states)
+
+
+def test_turning_eight_bit_keys_does_not_drift(model):
+    """From the stored originals, however often: one rounding more than turning once, and the same as turning there at once."""
+    frequencies = model.model.language_model.rotary_emb.inv_freq
+    chunk = ChunkSpan(0, 30, 0, 30, 0)
+    often, once = (StreamLayer(40, torch.float8_e4m3fn) for _ in range(2))
+    keys = torch.randn(1, 2, 30, 16, generator=torch.Generator().manual_seed(0))
+    for layer in (often, once):
+        layer.update(keys, keys)
+    for step in range(1, 200):
+        often.turn(0, chunk, *rotation(7 * step, frequencies))
+    once.turn(0, chunk, *rotation(7 * 199, frequencies))
+    assert torch.equal(often.keys.float(), once.keys.float())
+
+
+@pytest.mark.parametrize("dtype", [torch.int8, torch.float16, "fp8"])
+def test_another_dtype_of_the_cache_is_refused(model, processor, dtype):
+    with pytest.raises(ValueError, match="kv_dtype=.*float8_e4m3fn.*None"):
+        VideoStreamingInference(model, processor, "cpu", kv_dtype=dtype)

@@ -1,0 +1,42 @@
+"""What storing keys and values in 8 bits costs in answers: the embedded reader, the same streams, the same budget of tokens.
+
+    python benchmarks/eight_bit.py --streams 100 --out benchmarks/results/eight_bit.csv
+
+Every engine has the same sink, window and position mode ("remap") of 1,000 tokens. Writes a table with 95% intervals.
+"""
+
+import argparse
+from pathlib import Path
+
+import torch
+
+from kvlib import EvictionConfig, VideoStreamingInference, experiments, paths, study
+from kvlib.cache import EIGHT_BIT
+
+BUDGET, LENGTHS, AGES, SEED = 1000, (16, 48), (2, 4, 8), 0
+
+
+def storing(kv_dtype: torch.dtype | None):
+    """Makes engines that store keys and values so."""
+    config = EvictionConfig(BUDGET, position_mode="remap")
+    return lambda model, processor: VideoStreamingInference(model, processor, model.device, config, kv_dtype)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--streams", type=int, default=100)
+    parser.add_argument("--out", type=Path, required=True, help="the CSV file to write")
+    options = parser.parse_args()
+    model, processor = experiments.load(str(paths.READER))
+    engines = {BUDGET: {str(model.dtype): storing(None), str(EIGHT_BIT): storing(EIGHT_BIT)}}
+    answers = study.compare(model, processor, engines, LENGTHS, AGES, options.streams, SEED)
+    difference = study.paired_difference(answers, "contender", str(model.dtype), SEED)
+    table = study.summarise(answers, "contender").join(difference)
+    options.out.parent.mkdir(parents=True, exist_ok=True)
+    table.to_csv(options.out, index_label="stored as")
+    print(f"{options.streams} streams of {LENGTHS} chunks, {BUDGET} tokens, seed {SEED}, {model.device}")
+    print(table.T.to_string())
+
+
+if __name__ == "__main__":
+    main()

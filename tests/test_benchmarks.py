@@ -1,0 +1,71 @@
+"""The benchmarks' own arithmetic, and that the README says what was measured."""
+
+import json
+import sys
+
+import pytest
+import torch
+
+from kvlib import paths
+
+FOLDER = paths.ROOT / "benchmarks"
+sys.path.insert(0, str(FOLDER))
+
+import draw  # noqa: E402
+import speed  # noqa: E402
+
+RESULTS = json.loads((FOLDER / "results" / "h200_3b.json").read_text())
+
+
+@torch.no_grad()
+def test_the_plain_loop_is_the_same_computation(model, processor):
+    found = speed.logits_against_fp32(model, processor, torch.device("cpu"))
+    for name in ("kvlib", "plain"):
+        assert found[name]["relative_error"] < 1e-5
+        assert all(found[name]["same_likeliest"])
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("mode", ["remap", "unrotated"])
+def test_a_filled_cache_evicts_a_chunk_for_a_chunk(model, processor, frames, mode):
+    contender = speed.Streaming(model, processor, torch.device("cpu"), 300, frames(2), mode)
+    measured = speed.measured(contender, frames(2), 300, 2, torch.device("cpu"))
+    info = contender.engine.get_cache_info()
+    assert 300 - contender.chunk < info["cache_seq_length"] <= 300 + contender.chunk
+    assert info["eviction_stats"]["total_evictions"] == 3  # two to warm up and two measured, the first of which still fits
+    assert set(measured["seconds"]) == {"prepare", "vision", "evict", "evict, mean", "language", "chunk"}
+    assert measured["seconds"]["chunk"] > measured["seconds"]["vision"] > 0
+
+
+def test_attention_operations_are_those_that_are_not_masked(model):
+    text = model.config.text_config
+    seen = sum(13 + row + 1 for row in range(7))  # of 7 tokens behind 13
+    exact = 2 * 2 * seen * text.hidden_size * text.num_hidden_layers
+    assert speed.flops(model, (1, 4, 6), 7, 13)["attention"] == exact
+
+
+def test_bars_are_judged_both_ways():
+    worse = json.loads(json.dumps(RESULTS))
+    for row in worse["runs"]:
+        if row["contender"] == "kvlib":
+            row["seconds"]["chunk"] *= 2
+    verdicts = {what: met for what, _, _, met in draw.bars(worse)}
+    assert verdicts["whole chunk at 130k tokens, times faster than plain"] is False
+    verdicts = {what: met for what, _, _, met in draw.bars(RESULTS)}
+    assert verdicts["whole chunk at 130k tokens, times faster than plain"] is True
+
+
+def test_the_readme_says_what_was_measured():
+    readme = (paths.ROOT / "README.md").read_text()
+    for what, measured, _, _ in draw.bars(RESULTS):
+        if what.startswith(("whole chunk", "vision", "decoded")):
+            assert f"{float(measured[:-1]):.1f}\ntimes" in readme or f"{float(measured[:-1]):.1f} times" in readme, what
+    assert f"{RESULTS['largest']['kvlib']:,}" in readme
+
+
+def test_the_table_and_the_figure_are_those_of_the_results():
+    assert (FOLDER / "results" / "h200_3b.txt").read_text() == draw.text(RESULTS)
+    bars = draw.draw(RESULTS).axes[0].patches
+    assert len(bars) == 4 * len(draw.table(RESULTS))
+    heights = sum(bar.get_height() for bar in bars)
+    assert heights == pytest.approx(sum(sum(row["seconds"].get(s, 0) for s in draw.STAGES) for row in RESULTS["runs"]))
