@@ -244,14 +244,14 @@ def engines_by_mode(model, processor, budget: int, modes: Iterable[str]) -> dict
     return {mode: VideoStreamingInference(model, processor, model.device, config) for mode, config in configs.items()}
 
 
-def watch_together(engines: Iterable, frames) -> None:
+def watch_together(engines: Iterable, frames, fps: float = 2.0) -> None:
     """Let engines on one model watch the same frames, which go through the vision tower once; `LastFrames` keeps them."""
     chunk = None
     for engine in engines:
         if isinstance(engine, LastFrames):
-            engine.append_video_chunk(frames)
+            engine.append_video_chunk(frames, fps)
             continue
-        chunk = chunk or engine.encode(frames)
+        chunk = chunk or engine.encode(frames, fps)
         engine.append_encoded(chunk)
 
 

@@ -70,6 +70,11 @@ def is_no_text(answer: str) -> bool:
     return answer == "" or NO_TEXT_ANSWER.fullmatch(answer) is not None
 
 
+def reads(answer: str, truth: str) -> bool:
+    """Whether an answer is the true text, or says that there is none where `truth` is ""."""
+    return _read(answer) == normalise(truth)
+
+
 def collect_lines(answers: list[str]) -> list[str]:
     """The lyrics: the answers' lines in the order first seen, without duplicates and "no text" lines."""
     lines = {}
@@ -87,7 +92,7 @@ def score_answers(subtitles: list[Subtitle], asks: pd.DataFrame) -> pd.DataFrame
     """
     truth = [truth_at(subtitles, t) for t in asks["time_s"]]
     pairs = list(zip(truth, asks["answer"], strict=True))
-    exact = [_read(answer) == normalise(text) for text, answer in pairs]
+    exact = [reads(answer, text) for text, answer in pairs]
     cer = [jiwer.cer(normalise(text), _read(answer)) if text else float("nan") for text, answer in pairs]
     return asks.assign(truth=truth, exact=exact, cer=cer)
 

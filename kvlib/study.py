@@ -8,11 +8,13 @@ known number of chunks ago, each in a colour of its own (history at age k).
 import random
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import torch
 from scipy.stats import bootstrap
+from tqdm.auto import tqdm
 
 from kvlib.baselines import LastFrames
 from kvlib.diagnosis import attention_by_region, contiguous_positions, explain
@@ -21,8 +23,10 @@ from kvlib.experiments import count_correct, each_stream, engines_by_mode, judge
 from kvlib.policies import Importance
 from kvlib.policies.scorers import SCORERS
 from kvlib.positions import rotate_keys
+from kvlib.scoring import read_srt, reads, truth_at
 from kvlib.stream import VideoStreamingInference
 from kvlib.synthetic import COLORS, QUESTIONS, Scene, answer, draw_stream
+from kvlib.video import VideoChunks
 
 MAX_NEW_TOKENS = 60
 
@@ -105,6 +109,42 @@ def compare(
         return rows
 
     return pd.DataFrame([row for rows in each_stream(watch, streams, model) for row in rows])
+
+
+def compare_on_video(
+    model, processor, makers: dict[str, Callable], video: Path, chunk_frames: int, sample_fps: float, interval: int
+) -> pd.DataFrame:
+    """Let contenders, as `contenders` gives them, watch a video with an .srt beside it; ask after every `interval` chunks.
+
+    now: the text on screen, "no text" where there is none. title: the first chunk's text; not asked where the .srt has none
+    then. A table [time_s, contender, question, truth, answer, correct, cache_tokens, cache_bytes, ttft]. Raises what
+    `read_srt` and `VideoChunks` raise.
+    """
+    subtitles, rows, title = read_srt(video.with_suffix(".srt")), [], ""
+    engines = {name: make(model, processor) for name, make in makers.items()}
+    for index, (time_s, frames) in enumerate(tqdm(VideoChunks(video, chunk_frames, sample_fps), desc="chunks")):
+        watch_together(engines.values(), frames, sample_fps)
+        now = truth_at(subtitles, time_s)
+        title = title if index else now
+        if (index + 1) % interval:
+            continue
+        for name, engine in engines.items():
+            info = engine.get_cache_info()
+            same = dict(time_s=time_s, contender=name, cache_tokens=info["cache_seq_length"], cache_bytes=info["cache_bytes"])
+            for question, kind, truth in (("now", "now", now), ("title", "title", title)):
+                if question == "title" and not title:
+                    continue
+                got, metrics = engine.ask(QUESTIONS[kind][0], max_new_tokens=MAX_NEW_TOKENS, do_sample=False)
+                known = dict(question=question, truth=truth, answer=got, correct=reads(got, truth), ttft=metrics["ttft"])
+                rows.append(same | known)
+    return pd.DataFrame(rows)
+
+
+def last_right(answers: pd.DataFrame, question: str) -> pd.Series:
+    """Per contender: until when, in seconds of the video, every answer to `question` was right; 0 when the first was wrong."""
+    asked = answers[answers["question"] == question].sort_values("time_s")
+    right = asked.groupby("contender", sort=False)["correct"].cummin()
+    return asked["time_s"].where(right, 0.0).groupby(asked["contender"], sort=False).max()
 
 
 def summarise(answers: pd.DataFrame, by: str) -> pd.DataFrame:

@@ -1,9 +1,10 @@
 """The study's runs on a tiny random model: who watches what, what is asked, and what the tables say."""
 
+import pandas as pd
 import pytest
 import torch
 
-from kvlib import EvictionConfig, VideoStreamingInference, experiments, study
+from kvlib import EvictionConfig, VideoStreamingInference, experiments, paths, study
 from kvlib.synthetic import BLANK_ANSWER, COLORS, QUESTIONS, answer
 
 AGES = (1, 3, 6)
@@ -116,3 +117,25 @@ def test_attention_is_told_for_every_stream_and_mode(model, processor):
     assert table.groupby(["stream", "position_mode", "layer", "head"])["share"].sum().to_numpy() == pytest.approx(1, abs=1e-5)
     reach = table[table["region"] == "sink"].groupby("position_mode")["distance"].mean()
     assert reach["remap"] < reach["keep"]
+
+
+def test_contenders_on_a_video_are_asked_for_its_subtitles(model, processor, monkeypatch):
+    monkeypatch.setattr(VideoStreamingInference, "ask", lambda *_, **__: ("A Short Clip", {"ttft": 0.1}))
+    makers = {"sink_window": study.contenders(300, "remap")["sink_window"]}
+    rows = study.compare_on_video(model, processor, makers, paths.DATA / "clips/short.mp4", 2, 2.0, 3)
+    assert rows["time_s"].tolist()[:2] == [pytest.approx(2.5, abs=0.1)] * 2
+    assert len(rows) == 2 * (12 // 3)
+    first = rows.iloc[0]
+    assert (first["truth"], first["correct"]) == ("A Short Clip", True), "the title is still on screen"
+    assert (rows[rows["question"] == "title"]["truth"] == "A Short Clip").all()
+    assert rows[rows["question"] == "title"]["cache_tokens"].max() <= 300
+
+
+def test_a_title_is_right_until_the_first_wrong_answer():
+    rows = [
+        dict(contender="a", question="title", time_s=t, correct=c) for t, c in ((1, True), (2, True), (3, False), (4, True))
+    ]
+    rows += [dict(contender="b", question="title", time_s=t, correct=c) for t, c in ((1, False), (2, True))]
+    rows += [dict(contender="a", question="now", time_s=9, correct=True)]
+    found = study.last_right(pd.DataFrame(rows), "title")
+    assert found.to_dict() == {"a": 2.0, "b": 0.0}
