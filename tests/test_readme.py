@@ -1,0 +1,26 @@
+"""The README quotes what the committed tables say."""
+
+import pandas as pd
+
+from kvlib import paths
+
+README = " ".join((paths.ROOT / "README.md").read_text().split())
+
+
+def test_accuracy_over_length_is_that_of_the_full_size_table():
+    table = pd.read_csv(paths.ROOT / "figures/full_size/04_position_remap_accuracy_over_length.csv")
+    table = table.set_index(["question", "position_mode", "chunks"])
+    remap, keep = (table.loc[("title", mode, 208)] for mode in ("remap", "keep"))
+    assert f"in {remap['correct']:.0f} of {remap['n']:.0f} streams" in README
+    assert f"interval {remap['low']:.0%} to {remap['high']:.0%}" in README
+    assert keep["correct"] == 0 and f"none of {keep['n']:.0f}" in README and f"(0% to {keep['high']:.0%})" in README
+    fresh = [table.loc[("current line", mode, 32), "accuracy"] for mode in ("keep", "remap")]
+    assert "{:.1%} against {:.1%} after 32 chunks".format(*fresh) in README
+
+
+def test_retention_is_that_of_the_full_size_table():
+    table = pd.read_csv(paths.ROOT / "figures/full_size/05_policy_comparison_retention.csv").set_index(["contender", "age"])
+    surprise = table.loc["surprise", "accuracy"]
+    assert f"keeps {surprise.min():.1%} to {surprise.max():.1%} at every age" in README
+    assert table.loc[("sink_window", 16), "correct"] == 0
+    assert (table["n"] == 200).all()
