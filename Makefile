@@ -19,7 +19,7 @@ $(READY): pyproject.toml constraints.txt
 	$(BIN)/pip install -qq -c constraints.txt -e '.[test]'
 	@touch $@
 
-workbook: setup  ## run the four notebooks, print the table of criteria
+workbook: setup  ## run the notebooks, print the table of criteria
 	$(BIN)/python -m kvlib.workbook
 
 test: setup  ## ruff, pytest, and all notebooks with small parameters
@@ -31,7 +31,8 @@ test: setup  ## ruff, pytest, and all notebooks with small parameters
 lab: setup  ## open the notebooks in JupyterLab
 	$(BIN)/jupyter lab notebooks
 
-figures: workbook  ## redraw figures/ (the notebooks draw them)
+figures: setup  ## redraw figures/ from the data stored beside them, without a model
+	$(BIN)/python -m kvlib.figures
 
 clean:  ## delete results/ and caches; figures/ and .venv stay
 	rm -rf results .pytest_cache .ruff_cache .hypothesis *.egg-info

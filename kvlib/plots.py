@@ -6,7 +6,6 @@ read. Every function takes plain DataFrames and returns a Figure that pyplot no 
 
 import io
 import json
-import math
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -20,8 +19,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 from statsmodels.stats.proportion import proportion_confint
 
-from kvlib import paths
-from kvlib.report import Report, write_atomic
+from kvlib.report import write_atomic
 
 # Inches. An A4 page with margins of 2.5 cm leaves 16 cm for text; two columns lie 4 mm apart.
 TWO_COLUMNS = 6.3
@@ -52,13 +50,13 @@ SERIES = [
 LIMIT = {"color": GREY, "linestyle": (0, (1, 1)), "linewidth": 1}
 
 
-def save_figure(fig: Figure, name: str, report: Report) -> list[Path]:
-    """Write `<name>.pdf` and `<name>.png` (300 dpi) where the report's figures go; return both paths.
+def save_figure(fig: Figure, name: str, folder: Path, provenance: dict) -> list[Path]:
+    """Write `<name>.pdf` and `<name>.png` (300 dpi) to `folder`; return both paths.
 
-    The report's provenance goes into the files' metadata, but neither time nor commit: the same data give the same
-    bytes, so a rerun does not change the committed figures.
+    The provenance (`Report.provenance`) goes into the files' metadata, but neither time nor commit: the same data give the
+    same bytes, so a rerun does not change the committed figures.
     """
-    provenance = json.dumps(report.provenance(), sort_keys=True, default=str)
+    provenance = json.dumps(provenance, sort_keys=True, default=str)
     kinds = {
         "pdf": {"Title": name, "Subject": provenance, "CreationDate": None},
         "png": {"Title": name, "Description": provenance},
@@ -68,7 +66,7 @@ def save_figure(fig: Figure, name: str, report: Report) -> list[Path]:
         buffer = io.BytesIO()
         with plt.rc_context(STYLE):
             fig.savefig(buffer, format=kind, dpi=300, metadata=metadata)
-        path = paths.figure_dir(report.output_dir) / f"{name}.{kind}"
+        path = folder / f"{name}.{kind}"
         write_atomic(path, buffer.getvalue())
         written.append(path)
     return written
@@ -125,6 +123,27 @@ def plot_memory(chunks: pd.DataFrame, budget_tokens: int, limit_bytes: int | Non
     return fig
 
 
+def plot_live(chunks: pd.DataFrame, budget_tokens: int) -> Figure:
+    """A stream while it runs: cache length against the budget with evictions marked, and seconds per chunk.
+
+    Args:
+        chunks: one row per chunk: `chunk`, `cache_tokens`, `cache_bytes`, `seconds`, `event` ("" or "eviction").
+        budget_tokens: a line in the left panel.
+    """
+    fig, (left, right) = _figure(TWO_COLUMNS, 1.9, ncols=2)
+    scale, unit = _byte_unit(chunks["cache_bytes"].max())
+    with plt.rc_context(STYLE):
+        left.plot(chunks["chunk"], chunks["cache_tokens"], color=BLUE)
+        _mark_events(left, chunks["chunk"], chunks["cache_tokens"], chunks["event"], BLUE)
+        left.axhline(budget_tokens, **LIMIT)
+        held = chunks["cache_bytes"].iloc[-1] / scale
+        title = f"{held:.3g} {unit} held, budget {budget_tokens:,}"
+        left.set(xlabel="chunk", ylabel="tokens stored", ylim=(0, None), title=title)
+        right.plot(chunks["chunk"], 1e3 * chunks["seconds"], color=RED)
+        right.set(xlabel="chunk", ylabel="milliseconds", ylim=(0, None), title="Time per chunk")
+    return fig
+
+
 def plot_line_timeline(lines: pd.DataFrame, asks: pd.DataFrame) -> Figure:
     """03: every subtitle over time by what became of it, and the moments of the questions.
 
@@ -164,8 +183,10 @@ def plot_line_timeline(lines: pd.DataFrame, asks: pd.DataFrame) -> Figure:
     return fig
 
 
-def plot_ttft(ttft_s: pd.Series, limit_s: float) -> Figure:
-    """03: the distribution of the time to first token, in seconds, with the limit in words (it is far to the right)."""
+def plot_ttft(asks: pd.DataFrame, limit_s: float) -> Figure:
+    """03: the distribution of the time to first token, in seconds in the column `ttft`, with the limit in words (it is far to
+    the right)."""
+    ttft_s = asks["ttft"]
     fig, axis = _figure(ONE_COLUMN, 2.4)
     with plt.rc_context(STYLE):
         sns.ecdfplot(x=ttft_s * 1e3, ax=axis, color=BLUE)
@@ -176,7 +197,7 @@ def plot_ttft(ttft_s: pd.Series, limit_s: float) -> Figure:
     return fig
 
 
-def plot_accuracy_over_length(scores: pd.DataFrame, first_eviction: float = math.nan) -> Figure:
+def plot_accuracy_over_length(scores: pd.DataFrame, first_eviction: float | None = None) -> Figure:
     """04: share of exact answers over stream length, a panel per question, a line per position mode.
 
     Args:
@@ -195,7 +216,7 @@ def plot_accuracy_over_length(scores: pd.DataFrame, first_eviction: float = math
                 _plot_proportion(
                     axis, scores[chosen].sort_values("chunks"), mode, style, shift=apart * (i - (len(modes) - 1) / 2)
                 )
-            if not math.isnan(first_eviction):
+            if first_eviction is not None:
                 axis.axvline(first_eviction, label="first eviction", **LIMIT)
             axis.set(xlabel="chunks streamed", title=question, ylim=(-0.03, 1.03))
         axes[0][0].set_ylabel(f"exact answers\n(n = {_span(scores['n'])}, 95% Wilson)")

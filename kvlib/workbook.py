@@ -1,7 +1,7 @@
 """Run the notebooks and print the table of criteria: `python -m kvlib.workbook [NOTEBOOK ...] [-p NAME VALUE]`.
 
-Executed copies and reports go to `results/`, figures to `figures/`. The exit status is 1 when a notebook did not
-finish, left no report, or has a criterion that failed; 2 for a wrong argument.
+Executed copies, reports and a page that shows all go to `results/`, figures to `figures/`. The exit status is 1 when a
+notebook did not finish, left no report, or has a criterion that failed; 2 for a wrong argument.
 """
 
 import argparse
@@ -15,6 +15,7 @@ from pathlib import Path
 import papermill
 
 from kvlib import paths
+from kvlib.index import write_index
 from kvlib.report import FAIL
 
 NOTEBOOK_DIR = paths.ROOT / "notebooks"
@@ -35,6 +36,9 @@ def main(arguments: list[str] | None = None) -> int:
         else:
             unfinished.append(name)
     print_criteria(criteria)
+    output = options.parameters.get("OUTPUT_DIR", "")
+    page = write_index(paths.report_path("", output).parent, paths.figure_dir(output))
+    print(f"all of it on one page: {paths.shown(page)}")
     for name in unfinished:
         print(f"{name} did not finish with a report; see {paths.shown(executed_copy(name))}")
     return int(bool(unfinished) or any(row["verdict"] == FAIL for row in criteria))

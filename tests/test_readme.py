@@ -8,7 +8,7 @@ README = " ".join((paths.ROOT / "README.md").read_text().split())
 
 
 def test_accuracy_over_length_is_that_of_the_full_size_table():
-    table = pd.read_csv(paths.ROOT / "figures/full_size/04_position_remap_accuracy_over_length.csv")
+    table = pd.read_csv(paths.ROOT / "figures/full_size/data/04_accuracy_over_length_scores.csv")
     table = table.set_index(["question", "position_mode", "chunks"])
     remap, keep = (table.loc[("title", mode, 208)] for mode in ("remap", "keep"))
     assert f"in {remap['correct']:.0f} of {remap['n']:.0f} streams" in README
@@ -19,7 +19,7 @@ def test_accuracy_over_length_is_that_of_the_full_size_table():
 
 
 def test_retention_is_that_of_the_full_size_table():
-    table = pd.read_csv(paths.ROOT / "figures/full_size/05_policy_comparison_retention.csv").set_index(["contender", "age"])
+    table = pd.read_csv(paths.ROOT / "figures/full_size/data/05_retention_scores.csv").set_index(["contender", "age"])
     surprise = table.loc["surprise", "accuracy"]
     assert f"keeps {surprise.min():.1%} to {surprise.max():.1%} at every age" in README
     assert table.loc[("sink_window", 16), "correct"] == 0

@@ -1,0 +1,194 @@
+"""The panel for a running stream: choose, start, pause, stop, look at memory and frames, and ask while it runs."""
+
+import base64
+import io
+import threading
+import time
+from collections.abc import Sequence
+from html import escape
+
+import ipywidgets as widgets
+import pandas as pd
+from PIL import Image
+
+from kvlib import EvictionConfig, VideoStreamingInference, experiments, paths, plots
+from kvlib.evictor import POSITION_MODES
+from kvlib.live import KINDS, LiveStream
+from kvlib.policies import POLICIES, Importance
+from kvlib.policies.scorers import SCORERS
+
+COLORS = dict(zip(KINDS, (plots.ORANGE, plots.GREEN, plots.BLUE, "#CCCCCC"), strict=True))
+DRAW_EVERY = 1.0  # seconds between two drawings while the stream runs
+LAST_PICTURES = 120  # of the film strip; the sink is always among them
+EXAMPLES = ("What is the title of this video?", "What did the red card say?")
+
+
+class Dashboard(widgets.VBox):
+    """One stream at a time, on a model that is loaded when its path changes. Errors stand in the panel.
+
+    model_path, video: what the fields say at first; budget in tokens. Headless it is only drawn: nothing runs before "Start".
+    """
+
+    def __init__(self, model_path: str, video: str, budget: int, chunk_frames: int = 2, sample_fps: float = 2.0):
+        wide = dict(layout={"width": "97%"}, style={"description_width": "7em"})
+        narrow = dict(layout={"width": "15em"}, style={"description_width": "7em"})
+        clips = [paths.shown(path) for path in sorted((paths.DATA / "clips").glob("*.mp4"))]
+        self.model = widgets.Text(model_path, description="model", **wide)
+        self.video = widgets.Combobox(value=video, options=clips, description="video", **wide)
+        self.budget = widgets.BoundedIntText(budget, min=1, max=10**9, description="budget", **narrow)
+        policies = [name for name in POLICIES if name != "importance"] + list(SCORERS)  # importance goes by its scorers
+        self.policy = widgets.Dropdown(options=policies, description="policy", **narrow)
+        self.mode = widgets.Dropdown(options=POSITION_MODES, value="remap", description="positions", **narrow)
+        self.frames = widgets.BoundedIntText(chunk_frames, min=1, max=1024, description="frames/chunk", **narrow)
+        self.fps = widgets.BoundedFloatText(sample_fps, min=0.01, max=1000, description="frames/s", **narrow)
+        self.start, self.pause, self.stop = (
+            widgets.Button(description=name, icon=icon, button_style=style)
+            for name, icon, style in (("Start", "play", "primary"), ("Pause", "pause", ""), ("Stop", "stop", ""))
+        )
+        self.progress = widgets.IntProgress(min=0, max=1, layout={"width": "30em"})
+        self.said = widgets.HTML()
+        self.plot = widgets.Image(format="png", layout={"width": "97%", "display": "none"})
+        self.film = widgets.HTML()
+        self.question = widgets.Combobox(value=EXAMPLES[0], options=EXAMPLES, description="question", **wide)
+        self.ask = widgets.Button(description="Ask", icon="question", button_style="primary")
+        self.answers = widgets.HTML()
+        self.stream: LiveStream | None = None
+        self._loaded: tuple[str, tuple] | None = None
+        self._drawn, self._drawing = 0.0, threading.Lock()
+        self.start.on_click(self._start)
+        self.pause.on_click(self._pause)
+        self.stop.on_click(self._stop)
+        self.ask.on_click(self._ask)
+        choices = widgets.HBox([self.budget, self.policy, self.mode, self.frames, self.fps], layout={"flex_flow": "row wrap"})
+        controls = widgets.HBox([self.start, self.pause, self.stop, self.progress])
+        super().__init__(
+            [self.model, self.video, choices, controls, self.said, self.plot, self.film, self.question, self.ask, self.answers]
+        )
+        self._show()
+
+    def _start(self, _) -> None:
+        if self.stream is not None and self.stream.state == "paused":
+            self.stream.start()
+            return self._show()
+        try:
+            self._say("loading ...")
+            self.stream = None
+            video = paths.video_path(self.video.value)
+            self.stream = LiveStream(self._engine(), video, self.frames.value, self.fps.value, self._changed)
+        except Exception as error:  # shown where the user looks
+            return self._fail(error)
+        self.answers.value, self._drawn = "", 0.0
+        self.stream.start()
+        self._show()
+
+    def _engine(self) -> VideoStreamingInference:
+        path = paths.model_path(self.model.value)
+        if self._loaded is None or self._loaded[0] != path:
+            self._loaded = path, experiments.load(path)
+        model, processor = self._loaded[1]
+        name = self.policy.value
+        policy = Importance(name) if name in SCORERS else name
+        config = EvictionConfig(self.budget.value, policy=policy, position_mode=self.mode.value)
+        return VideoStreamingInference(model, processor, model.device, config)
+
+    def _pause(self, _) -> None:
+        if self.stream is not None:
+            self.stream.pause()
+        self._show()
+
+    def _stop(self, _) -> None:
+        if self.stream is not None:
+            self.stream.stop()
+        self._show()
+
+    def _ask(self, _) -> None:
+        threading.Thread(target=self._answer, args=(self.question.value,), daemon=True).start()  # the page stays alive
+
+    def _answer(self, question: str) -> None:
+        self.ask.disabled = True
+        try:
+            if self.stream is None:
+                raise ValueError("nothing was watched yet: press Start first")
+            self.stream.ask(question)
+            self.answers.value = answer_table(self.stream.answers)
+        except Exception as error:
+            self._fail(error)
+        finally:
+            self.ask.disabled = False
+
+    def _changed(self) -> None:
+        now = time.monotonic()
+        if self.stream.state != "running" or now - self._drawn >= DRAW_EVERY:
+            self._drawn = now
+            self._show()
+
+    def _show(self) -> None:
+        stream = self.stream
+        with self._drawing:
+            busy = stream is not None and stream.state in ("running", "paused")
+            self.start.disabled = stream is not None and stream.state == "running"
+            self.pause.disabled = stream is None or stream.state != "running"
+            self.stop.disabled = not busy
+            if stream is None:
+                return self._say("ready: Start watches the video; questions are answered between two chunks")
+            self.progress.max, self.progress.value = len(stream.chunks), len(stream.rows)
+            if stream.rows:
+                rows = pd.DataFrame(stream.rows)
+                self.plot.value = as_png(plots.plot_live(rows, self.budget.value))
+                self.plot.layout.display = "block"
+                kinds = stream.kinds()  # first: pictures may only have become more since
+                self.film.value = film_strip(stream.pictures, kinds)
+            if stream.error is not None:
+                return self._fail(stream.error)
+            last = stream.rows[-1] if stream.rows else {"time_s": 0.0, "cache_tokens": 0}
+            self._say(
+                f"{stream.state}: {len(stream.rows)} of {len(stream.chunks)} chunks, {last['time_s']:.0f} s of video, "
+                f"{last['cache_tokens']:,} tokens stored"
+            )
+
+    def _say(self, text: str) -> None:
+        self.said.value = f"<span>{escape(text)}</span>"
+
+    def _fail(self, error: Exception) -> None:
+        self.said.value = f"<b style='color: #b00020'>{escape(type(error).__name__)}: {escape(str(error))}</b>"
+
+
+def film_strip(pictures: Sequence, kinds: Sequence[str]) -> str:
+    """The last frame of every chunk, the sink's and the newest of many, in a border coloured by what became of it: HTML."""
+    places = [i for i, kind in enumerate(kinds) if kind == "sink" or i >= len(kinds) - LAST_PICTURES]
+    cells = [
+        f"<img title='chunk {i}: {kinds[i]}' class='{kinds[i]}' src='data:image/jpeg;base64,{as_jpeg(pictures[i])}' "
+        f"style='border: 3px solid {COLORS[kinds[i]]}; opacity: {0.45 if kinds[i] == 'evicted' else 1}; margin: 1px'>"
+        for i in places
+    ]
+    legend = " ".join(f"<span style='border-left: 1em solid {COLORS[kind]}; padding: 0 .6em'>{kind}</span>" for kind in KINDS)
+    return f"<div class='film'>{legend}<br>{''.join(cells)}</div>"
+
+
+def answer_table(answers: Sequence[dict]) -> str:
+    """The answers as HTML, the newest first."""
+    rows = [
+        {
+            "time of the video (s)": f"{row['time_s']:.1f}",
+            "question": row["question"],
+            "answer": row["answer"],
+            "first token (ms)": f"{1e3 * row['ttft']:.0f}",
+            "text on screen": "" if row["truth"] is None else row["truth"] or "(none)",
+        }
+        for row in reversed(answers)
+    ]
+    return pd.DataFrame(rows).to_html(index=False, border=0, classes="answers") if rows else ""
+
+
+def as_jpeg(picture) -> str:
+    """A picture uint8 [H, W, 3] as base64."""
+    buffer = io.BytesIO()
+    Image.fromarray(picture).save(buffer, "JPEG", quality=80)
+    return base64.b64encode(buffer.getvalue()).decode()
+
+
+def as_png(figure) -> bytes:
+    """A figure at screen resolution."""
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=130)
+    return buffer.getvalue()

@@ -1,0 +1,132 @@
+"""What stands beside the code: both READMEs say the same, links lead somewhere, and hooks and CI run what `make` runs."""
+
+import re
+import tomllib
+from collections import Counter
+
+import pytest
+import yaml
+from packaging.requirements import Requirement
+from packaging.specifiers import SpecifierSet
+
+from kvlib.paths import ROOT
+
+ENGLISH, CHINESE = "README.md", "README.zh.md"
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+
+FENCE = re.compile(r"^```.*?^```$", re.MULTILINE | re.DOTALL)
+COMMENT = re.compile(r"(^|\s+)#.*$", re.MULTILINE)
+LINK = re.compile(r"\]\(([^)\s]+)\)")
+# With a percent sign, a thousands separator or a decimal point; no part of a name such as Qwen2.5.
+NUMBER = re.compile(r"(?<![A-Za-z0-9.,_])(?:\d{1,3}(?:,\d{3})+|\d+\.\d+|\d+(?=%))%?(?![0-9])")
+
+
+def text(name: str) -> str:
+    return (ROOT / name).read_text(encoding="utf-8")
+
+
+def prose(name: str) -> str:
+    return FENCE.sub("", text(name))
+
+
+def loaded(name: str) -> dict:
+    return yaml.safe_load(text(name))
+
+
+def pictures(name: str) -> list[str]:
+    return re.findall(r"!\[[^\]]*\]\(([^)\s]+)\)", prose(name))
+
+
+def test_the_readmes_have_the_same_headings():
+    english, chinese = (re.findall(r"^(#+) \S", prose(name), re.MULTILINE) for name in (ENGLISH, CHINESE))
+    assert len(english) > 2
+    assert english == chinese
+
+
+def test_the_readmes_have_the_same_code_apart_from_comments():
+    english, chinese = ([COMMENT.sub("", block) for block in FENCE.findall(text(name))] for name in (ENGLISH, CHINESE))
+    assert len(english) > 2
+    assert english == chinese
+
+
+def test_the_readmes_show_the_same_pictures_and_link_the_same_files():
+    assert pictures(ENGLISH) == pictures(CHINESE) != []
+    english, chinese = (set(LINK.findall(prose(name))) - {ENGLISH, CHINESE} for name in (ENGLISH, CHINESE))
+    assert english == chinese
+
+
+def test_the_readmes_give_the_same_numbers():
+    english, chinese = (Counter(NUMBER.findall(prose(name))) for name in (ENGLISH, CHINESE))
+    assert english.total() > 20
+    assert english == chinese
+
+
+def test_numbers_are_found_in_either_language():
+    for found in (
+        "a 95% interval of 1,000 to 12.5%, 7.4 times. Qwen2.5-VL, 200.",
+        "95%区间为1,000至12.5%，是7.4倍。Qwen2.5-VL，200。",
+    ):
+        assert NUMBER.findall(found) == ["95%", "1,000", "12.5%", "7.4"]
+
+
+def test_the_chinese_readme_leads_to_the_english_one():
+    assert f"]({ENGLISH})" in text(CHINESE).splitlines()[0]
+
+
+@pytest.mark.parametrize("name", [ENGLISH, CHINESE, "CONTRIBUTING.md", "benchmarks/README.md"])
+def test_relative_links_lead_to_files(name):
+    targets = [target.split("#")[0] for target in LINK.findall(prose(name)) if ":" not in target]
+    missing = [target for target in targets if not ((ROOT / name).parent / target).exists()]
+    assert not missing
+
+
+@pytest.mark.parametrize("name", [ENGLISH, CHINESE, "CONTRIBUTING.md", "benchmarks/README.md"])
+def test_paths_of_the_code_that_are_named_exist(name):
+    named = re.findall(r"`((?:kvlib|tests|notebooks|data|benchmarks|figures)/[\w./-]*)`", prose(name))
+    assert not [path for path in named if not (ROOT / path).exists()]
+
+
+def test_make_targets_that_are_named_exist():
+    targets = set(re.findall(r"^([a-z]+):", text("Makefile"), re.MULTILINE))
+    named = {target for name in (ENGLISH, CHINESE, "CONTRIBUTING.md") for target in re.findall(r"`make ([a-z]+)`", text(name))}
+    assert {"test", "figures"} <= named <= targets
+
+
+def test_the_citation_is_of_this_version():
+    citation = loaded("CITATION.cff")
+    assert {"cff-version", "message", "title", "authors"} <= citation.keys(), "the format demands these"
+    assert (citation["cff-version"], citation["type"]) == ("1.2.0", "software")
+    assert (citation["title"], citation["license"]) == (PROJECT["name"], PROJECT["license"])
+    assert citation["version"] == PROJECT["version"]
+
+
+def test_hooks_use_the_pinned_tools_of_the_environment():
+    (source,) = loaded(".pre-commit-config.yaml")["repos"]
+    assert source["repo"] == "local", "a repository of hooks would bring versions of its own"
+    pins = {r.name: r for r in map(Requirement, PROJECT["optional-dependencies"]["test"])}
+    commands = {hook["id"]: hook["entry"].split() for hook in source["hooks"]}
+    assert {hook["language"] for hook in source["hooks"]} == {"system"}
+    assert commands["ruff-check"][:2] == [".venv/bin/ruff", "check"]
+    assert commands["ruff-format"][:2] == [".venv/bin/ruff", "format"]
+    assert commands["nbstripout"] == [".venv/bin/nbstripout", "--keep-id"], "without it ids of cells would be numbered anew"
+    for program, *_ in commands.values():
+        (pin,) = pins[program.removeprefix(".venv/bin/")].specifier
+        assert pin.operator == "=="
+
+
+def test_ci_runs_the_tests_and_the_workbook():
+    workflow = loaded(".github/workflows/test.yml")
+    assert {"push", "pull_request"} <= workflow[True].keys(), "YAML 1.1 reads the key `on` as true"
+    commands = {name: [s["run"] for s in job["steps"] if "run" in s] for name, job in workflow["jobs"].items()}
+    assert commands == {"test": ["make test"], "workbook": ["make workbook"]}
+    for job in workflow["jobs"].values():
+        assert job["timeout-minutes"] > 0
+        assert all(re.fullmatch(r"actions/[\w-]+@v\d+", s["uses"]) for s in job["steps"] if "uses" in s)
+    uploads = [s for s in workflow["jobs"]["workbook"]["steps"] if "upload-artifact" in s.get("uses", "")]
+    assert [s["with"]["path"] for s in uploads] == ["results/"]
+
+
+def test_ci_tests_versions_of_python_that_we_support():
+    versions = loaded(".github/workflows/test.yml")["jobs"]["test"]["strategy"]["matrix"]["python-version"]
+    assert versions == ["3.11", "3.13"], "as text: the number 3.10 would be 3.1"
+    assert all(SpecifierSet(PROJECT["requires-python"]).contains(f"{version}.0") for version in versions)

@@ -1,0 +1,118 @@
+"""A stream in its thread: started, paused, stopped and asked from another."""
+
+import threading
+
+import numpy as np
+import pytest
+
+from kvlib import EvictionConfig, paths
+from kvlib.live import KINDS, LiveStream
+
+CLIP = paths.DATA / "clips/short.mp4"
+CHUNKS = 12  # of two frames, at two frames per second
+
+
+class Watching(LiveStream):
+    """Waits after every chunk until it is let on, so that a test is where it wants to be."""
+
+    def __init__(self, engine, **options):
+        self.on = threading.Semaphore(0)
+        self.seen = threading.Semaphore(0)
+        super().__init__(engine, CLIP, 2, 2.0, self._wait, **options)
+
+    def _wait(self):
+        self.seen.release()
+        if self.state in ("running", "paused"):
+            assert self.on.acquire(timeout=20)
+
+
+@pytest.fixture
+def stream(engine):
+    return Watching(engine(EvictionConfig(250, position_mode="remap")))
+
+
+def test_a_stream_runs_to_its_end(engine):
+    ends = []
+    live = LiveStream(engine(EvictionConfig(250)), CLIP, 2, 2.0, lambda: ends.append(live.state))
+    assert live.state == "ready"
+    live.start()
+    live.wait(60)
+    assert (live.state, live.error) == ("finished", None)
+    assert ends == ["running"] * CHUNKS + ["finished"]
+    assert [row["chunk"] for row in live.rows] == list(range(CHUNKS))
+    assert max(row["cache_tokens"] for row in live.rows) <= 250
+    assert {row["event"] for row in live.rows} == {"", "eviction"}
+    assert live.pictures[0].shape == (36, 72, 3) and live.pictures[0].dtype == np.uint8
+    kinds = live.kinds()
+    assert (kinds[0], kinds[-1], len(kinds)) == ("sink", "window", CHUNKS)
+    assert set(kinds) == {"sink", "window", "evicted"} <= set(KINDS)
+    alive = sum(kind != "evicted" for kind in kinds)
+    assert alive == len(live.engine.cache_manager.chunks)
+
+
+def test_a_question_is_answered_mid_stream_and_leaves_it_as_it_was(stream):
+    stream.start()
+    assert stream.seen.acquire(timeout=20)
+    before = stream.engine.cache_manager.fingerprint()
+    row = stream.ask("What?", max_new_tokens=4)
+    assert stream.engine.cache_manager.fingerprint() == before
+    assert stream.answers == [row]
+    assert (row["time_s"], row["truth"]) == (stream.rows[0]["time_s"], "A Short Clip")
+    assert row["correct"] == (row["answer"] == "A Short Clip")
+    stream.on.release(CHUNKS)
+    stream.wait(60)
+    assert len(stream.rows) == CHUNKS
+
+
+def test_a_question_does_not_wait_for_more_than_the_chunk_in_flight(engine):
+    """The stream never rests here; every question must still get its turn."""
+    live = LiveStream(engine(EvictionConfig(250)), CLIP, 2, 2.0)
+    live.start()
+    while not live.rows:
+        pass
+    begun = len(live.rows)
+    live.ask("What?", max_new_tokens=1)
+    assert len(live.rows) <= begun + 2
+    live.stop()
+
+
+def test_pause_start_and_stop(stream):
+    stream.start()
+    assert stream.seen.acquire(timeout=20)
+    stream.pause()
+    stream.on.release()
+    assert not stream.seen.acquire(timeout=0.5), "a paused stream watches nothing"
+    assert (stream.state, len(stream.rows)) == ("paused", 1)
+    stream.start()
+    assert stream.seen.acquire(timeout=20)
+    assert (stream.state, len(stream.rows)) == ("running", 2)
+    stream.on.release(CHUNKS)
+    stream.stop()
+    watched = len(stream.rows)
+    assert stream.state == ("stopped" if watched < CHUNKS else "finished")
+    stream.start()
+    assert len(stream.rows) == watched, "the end is the end"
+    assert stream.ask("What?", max_new_tokens=2)["answer"] is not None
+
+
+def test_what_ends_a_stream_is_kept_and_questions_still_work(engine, monkeypatch):
+    live = LiveStream(engine(EvictionConfig(250)), CLIP, 2, 2.0)
+    original, calls = live.engine.append_video_chunk, []
+
+    def append(*arguments):
+        calls.append(1)
+        if len(calls) == 3:
+            raise RuntimeError("no memory left")
+        return original(*arguments)
+
+    monkeypatch.setattr(live.engine, "append_video_chunk", append)
+    live.start()
+    live.wait(60)
+    assert live.state == "failed" and str(live.error) == "no memory left"
+    assert len(live.rows) == 2
+    assert live.ask("What?", max_new_tokens=2)["time_s"] == live.rows[-1]["time_s"]
+
+
+def test_a_question_before_the_first_chunk_is_refused(engine):
+    with pytest.raises(ValueError, match="nothing was watched yet"):
+        LiveStream(engine(), CLIP, 2, 2.0).ask("What?")
