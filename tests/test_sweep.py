@@ -177,7 +177,15 @@ def test_a_notebook_without_a_report_or_with_a_dead_kernel_has_failed(run, tmp_p
     assert "left no *_report.json" in reasons[0] and "DeadKernelError" in reasons[1]
 
 
-def test_an_interrupt_leaves_no_unfinished_folder_and_no_kernel(run, cluster, tmp_path, capsys):
+@pytest.fixture
+def interruptible():
+    """ctrl-C raises KeyboardInterrupt, as in a terminal; a shell in the background has it ignored."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+def test_an_interrupt_leaves_no_unfinished_folder_and_no_kernel(run, cluster, tmp_path, capsys, interruptible):
     when_started(tmp_path / "started 2 keep", lambda: os.kill(os.getpid(), signal.SIGINT))
     cells = [MARK, QUICK_REPORT, "if TOKENS == 2:" + WAIT.replace("\n", "\n    ")]
     assert run(cells, "-g", "TOKENS=1,2,3") == 130
