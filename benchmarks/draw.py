@@ -15,7 +15,6 @@ from kvlib.plots import BLUE, GREEN, GREY, ORANGE, RED, STYLE, TWO_COLUMNS
 STAGES = {"prepare": GREY, "vision": BLUE, "evict": RED, "language": ORANGE}
 CONTENDERS = {"plain": GREY, "re-rotated": ORANGE, "kvlib": BLUE, "kvlib, 8-bit": GREEN}
 LONGEST = "130000"
-NOT_MEASURED = None
 
 
 def table(found: dict) -> pd.DataFrame:
@@ -58,7 +57,7 @@ def bars(found: dict) -> list[tuple[str, str, str, bool | None]]:
         share = 100 * attention["flops"] / found["ceilings"]["matmul_flops"]
         judge("attention at 130k, share of the matrix product's rate", share, "%", 60, True)
         peaks = found["long_streams"][0].get("own_peak_bytes")
-        growth = NOT_MEASURED if peaks is None else 100 * abs(max(peaks.values()) / min(peaks.values()) - 1)
+        growth = None if peaks is None else 100 * abs(max(peaks.values()) / min(peaks.values()) - 1)
         judge("peak memory, chunk 50 against 500", growth, "%", 1, False)
     if found["parameters"]["shapes"] == "reader":
         long = found["long_streams"][0]
@@ -117,7 +116,7 @@ def draw(found: dict):
         chunk.set(ylabel="seconds per chunk", title="One chunk, by stage")
         chunk.margins(y=0.15)
         chunk.grid(axis="x", visible=False)
-        chunk.legend(loc="upper left", bbox_to_anchor=(0, 0.92))
+        fig.legend(*chunk.get_legend_handles_labels(), loc="outside lower left", ncols=len(STAGES), fontsize=7)
         for contender in present:
             part = rows[rows["contender"] == contender].sort_values("tokens")
             token.plot(part["tokens"], 1e3 * part["token"], marker="o", color=CONTENDERS[contender], label=contender)
@@ -129,7 +128,9 @@ def draw(found: dict):
             ylabel="milliseconds",
             title="A token (—), the first (···)",
         )
-        token.legend(loc="center", bbox_to_anchor=(0.5, 0.24), fontsize=6)
+        token.set_xticks(sizes, [f"{size / 1000:g}k" for size in sizes])
+        token.minorticks_off()
+        fig.legend(*token.get_legend_handles_labels(), loc="outside lower right", ncols=len(present), fontsize=7)
         largest = found.get("largest")
         if largest:
             fits.bar(list(largest), [n / 1e3 for n in largest.values()], color=[CONTENDERS[c] for c in largest], width=0.6)

@@ -17,13 +17,12 @@ import shapes
 import torch
 from transformers import DynamicCache
 
-from kvlib import EvictionConfig, StreamQwenModel, VideoStreamingInference, load_processor
+from kvlib import EvictionConfig, StreamQwenModel, VideoStreamingInference, experiments, load_processor
 from kvlib.cache import StreamCache
 from kvlib.language import run
 from kvlib.positions import text_positions
 from kvlib.vision import VisionTower
 
-CAP_BYTES = int(23.3 * 2**30)
 BF16 = 2
 BF16_ERROR = 0.05  # relative: what bf16 rounding leaves between two orders of summation over all layers
 
@@ -104,7 +103,7 @@ def main() -> int:
         model = StreamQwenModel.from_pretrained(path, torch_dtype=torch.bfloat16).to("cuda").eval()
         loading = time.perf_counter() - began
         processor = load_processor(path)
-    torch.cuda.set_per_process_memory_fraction(CAP_BYTES / torch.cuda.get_device_properties(0).total_memory)
+    experiments.cap_memory(0, torch.device("cuda"))
     relative = errors(model)
     runs = [stream(model, processor, options.budget, mode, options.chunks) for mode in ("keep", "remap")]
     shape = shapes.SHAPES[options.shapes]

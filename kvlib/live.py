@@ -7,9 +7,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
-import torch
-from torch.nn.functional import interpolate
 
+from kvlib.experiments import resize_to_height
 from kvlib.scoring import read_srt, reads, truth_at
 from kvlib.stream import VideoStreamingInference
 from kvlib.video import VideoChunks
@@ -130,17 +129,10 @@ class LiveStream:
                     total = info.get("eviction_stats", {}).get("total_evictions", 0)
                     known |= dict(cache_tokens=info["cache_seq_length"], cache_bytes=info["cache_bytes"])
                     self.rows.append(known | {"event": "eviction" if total > evictions else ""})
-                    self.pictures.append(small(frames[-1]))
+                    self.pictures.append(resize_to_height(frames[-1:], PICTURE_HEIGHT)[0])
                     evictions = total
                 self.changed()
             self._change("running", "finished")
         except Exception as error:  # kept for whoever looks: a thread has nobody to raise it to
             self.error, self.state = error, "failed"
         self.changed()
-
-
-def small(frame: np.ndarray) -> np.ndarray:
-    """A frame uint8 [H, W, 3] at `PICTURE_HEIGHT`."""
-    width = max(1, round(frame.shape[1] * PICTURE_HEIGHT / frame.shape[0]))
-    pixels = torch.from_numpy(frame).permute(2, 0, 1)[None]
-    return interpolate(pixels, (PICTURE_HEIGHT, width), mode="bilinear", antialias=True)[0].permute(1, 2, 0).numpy()
