@@ -116,7 +116,7 @@ def draw(found: dict):
         chunk.set(ylabel="seconds per chunk", title="One chunk, by stage")
         chunk.margins(y=0.15)
         chunk.grid(axis="x", visible=False)
-        fig.legend(*chunk.get_legend_handles_labels(), loc="outside lower left", ncols=len(STAGES), fontsize=7)
+        fig.legend(*chunk.get_legend_handles_labels(), loc="outside lower left", ncols=len(STAGES), fontsize=6, columnspacing=1)
         for contender in present:
             part = rows[rows["contender"] == contender].sort_values("tokens")
             token.plot(part["tokens"], 1e3 * part["token"], marker="o", color=CONTENDERS[contender], label=contender)
@@ -130,7 +130,9 @@ def draw(found: dict):
         )
         token.set_xticks(sizes, [f"{size / 1000:g}k" for size in sizes])
         token.minorticks_off()
-        fig.legend(*token.get_legend_handles_labels(), loc="outside lower right", ncols=len(present), fontsize=7)
+        fig.legend(
+            *token.get_legend_handles_labels(), loc="outside lower right", ncols=len(present), fontsize=6, columnspacing=1
+        )
         largest = found.get("largest")
         if largest:
             fits.bar(list(largest), [n / 1e3 for n in largest.values()], color=[CONTENDERS[c] for c in largest], width=0.6)
