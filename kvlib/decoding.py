@@ -5,7 +5,7 @@ from collections.abc import Callable
 import torch
 
 from kvlib.cache import EIGHT_BIT, StreamCache, StreamLayer, fitting
-from kvlib.fused import compiles
+from kvlib.fused import compiles, record
 from kvlib.language import run
 
 ADA = (8, 9)  # compute capability that knows 8-bit numbers
@@ -68,11 +68,7 @@ class TokenGraph:
         self.layers = [GraphLayer(layer, self.place, kernel) for layer in cache.layers]
         self.token = torch.zeros(1, 1, dtype=torch.long, device=device)
         self.begin(0)
-        self.graph = torch.cuda.CUDAGraph()
-        with torch.cuda.device(device):
-            self._step()  # makes what a recording cannot: libraries' handles, compiled kernels
-            with torch.cuda.graph(self.graph):
-                self.logits = self._step()
+        self.replay, self.logits = record(self._step, device)
 
     def begin(self, position: int) -> None:
         """The next token goes behind what the cache holds now, and stands at `position`."""
@@ -82,7 +78,7 @@ class TokenGraph:
     def step(self, token: torch.Tensor) -> torch.Tensor:
         """Logits [1, vocabulary] behind `token` [1, 1]; overwritten by the next call."""
         self.token.copy_(token)
-        self.graph.replay()
+        self.replay()
         return self.logits
 
     def _step(self) -> torch.Tensor:

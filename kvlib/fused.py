@@ -1,4 +1,4 @@
-"""Chains of elementwise steps as one kernel each, where the device can."""
+"""Fewer launches where the device can: chains of elementwise steps as one kernel each, whole steps as one recorded graph."""
 
 import shutil
 from collections.abc import Callable
@@ -36,6 +36,19 @@ def fused(function: Callable) -> Callable:
         return (compiled() if pays and compiles(first.device) else function)(first, *others)
 
     return call
+
+
+def record(step: Callable[[], torch.Tensor], device: torch.device) -> tuple[Callable[[], None], torch.Tensor]:
+    """Record the launches of `step()` on a CUDA `device`: what does them all again, and the tensor that it then overwrites.
+
+    `step` must read and write the same tensors every time and wait for nothing on the device; it is run once before.
+    """
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.device(device):
+        step()  # makes what a recording cannot: libraries' handles, compiled kernels
+        with torch.cuda.graph(graph):
+            result = step()
+    return graph.replay, result
 
 
 def norm(module, hidden: torch.Tensor) -> torch.Tensor:

@@ -2,7 +2,7 @@
 
 Patches are put into an order in which windows of equal length lie side by side, so that each length is one batched attention
 call; that order and the rotary tables are worked out once per grid. The patch embedding, a convolution that never
-overlaps, is a matrix product.
+overlaps, is a matrix product. On a CUDA device a small grid's thousand launches are recorded as one graph.
 """
 
 from dataclasses import dataclass
@@ -12,8 +12,9 @@ import torch.nn.functional as F
 from transformers.models.qwen2_5_vl.modeling_qwen2_5_vl import apply_rotary_pos_emb_vision
 from transformers.vision_utils import get_vision_position_ids, get_vision_window_index
 
-from kvlib.fused import add_and_norm, fused, norm
+from kvlib.fused import add_and_norm, fused, norm, record
 
+FEW = 4096  # patches up to which the tower takes as long as its launches, not its work, and a recording needs little memory
 ALIGNED = 8  # half-precision numbers in 16 bytes
 rotate = fused(apply_rotary_pos_emb_vision)
 
@@ -38,17 +39,26 @@ class VisionTower:
     """Runs `visual`, the vision tower of a Qwen2.5-VL, on one chunk at a time; nothing is stored on the model."""
 
     def __init__(self, visual):
-        self.visual, self.layouts = visual, {}
+        self.visual, self.layouts, self.recordings = visual, {}, {}
 
     def __call__(self, patches: torch.Tensor, grid: Grid) -> torch.Tensor:
         """Features [cells, width of the language model] of the patches [patches, channels x frames x height x width] of one
         `grid`."""
+        weight = self.visual.patch_embed.proj.weight
+        patches = patches.to(weight.device, weight.dtype)
+        if grid not in self.layouts:
+            self.layouts[grid] = layout(self.visual, grid, weight.device)
+        elif can_record(self.visual, patches):  # a grid that comes back: a stream's, not a single picture's
+            if grid not in self.recordings:
+                self.recordings[grid] = Recording(self, patches, self.layouts[grid])
+            return self.recordings[grid](patches)
+        return self.features(patches, self.layouts[grid])
+
+    def features(self, patches: torch.Tensor, plan: Layout) -> torch.Tensor:
+        """As a call does, of patches on the tower's device and in its dtype, launch by launch."""
         visual = self.visual
         weight, unit = visual.patch_embed.proj.weight, visual.spatial_merge_unit
-        if grid not in self.layouts:
-            self.layouts[grid] = layout(visual, grid, weight.device)
-        plan = self.layouts[grid]
-        hidden = F.linear(patches.to(weight.device, weight.dtype), weight.flatten(1))
+        hidden = F.linear(patches, weight.flatten(1))
         hidden = hidden.unflatten(0, (-1, unit))[plan.order].flatten(0, 1)
         first, *others = (block.norm1 for block in visual.blocks)
         hidden = hidden.to(first.weight.device)
@@ -60,6 +70,26 @@ class VisionTower:
             hidden, normed = add_and_norm(hidden, feed_forward(block.mlp, normed), following)
         merged = visual.merger.mlp(normed.unflatten(0, (-1, unit)).flatten(1))
         return merged[plan.inverse.to(merged.device)]
+
+
+class Recording:
+    """What a `VisionTower` does with patches like these of one grid, as one CUDA graph."""
+
+    def __init__(self, tower: VisionTower, patches: torch.Tensor, plan: Layout):
+        self.patches = patches.clone()
+        self.replay, self.features = record(lambda: tower.features(self.patches, plan), patches.device)
+
+    def __call__(self, patches: torch.Tensor) -> torch.Tensor:
+        """The features of `patches`."""
+        self.patches.copy_(patches)
+        self.replay()
+        return self.features.clone()
+
+
+def can_record(visual, patches: torch.Tensor) -> bool:
+    """Whether `visual` lies on one CUDA device, and launches are what takes the time for so few patches."""
+    devices = {parameter.device for parameter in visual.parameters()}
+    return patches.is_cuda and len(patches) <= FEW and devices == {patches.device}
 
 
 def layout(visual, grid: Grid, device) -> Layout:

@@ -1,5 +1,6 @@
 """The vision tower against transformers' own."""
 
+import copy
 from types import SimpleNamespace
 
 import pytest
@@ -7,7 +8,7 @@ import torch
 from transformers.models.qwen2_5_vl.modeling_qwen2_5_vl import Qwen2_5_VLMLP
 
 from kvlib import experiments, paths
-from kvlib.vision import VisionTower, feed_forward, layout
+from kvlib.vision import FEW, VisionTower, feed_forward, layout
 
 GRIDS = [(1, 4, 6), (2, 10, 20), (3, 18, 8), (1, 2, 2), (2, 8, 8), (1, 24, 34)]
 
@@ -52,6 +53,28 @@ def test_a_grid_is_worked_out_once_and_frames_do_not_see_each_other(model):
     torch.testing.assert_close(tower(other, grid)[:50], both[:50])
     assert not torch.allclose(tower(other, grid)[50:], both[50:])
     assert list(tower.layouts) == [grid]
+
+
+@torch.no_grad()
+def test_a_cpu_records_nothing(model):
+    tower, grid = VisionTower(model.model.visual), (2, 10, 20)
+    for seed in range(3):
+        tower(patches(grid, seed), grid)
+    assert not tower.recordings
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+@torch.no_grad()
+def test_a_small_grid_that_comes_back_is_recorded_and_gives_the_same_features(model):
+    tower = VisionTower(copy.deepcopy(model.model.visual).to("cuda", torch.bfloat16))
+    small, other, large = (2, 10, 20), (1, 8, 12), (1, FEW // 32 + 2, 32)
+    kept = []
+    for seed in range(4):  # in turns, so that one recording could spoil another
+        kept += [(grid, seed, tower(patches(grid, seed), grid)) for grid in (small, other, large)]
+    assert set(tower.recordings) == {small, other}
+    for grid, seed, features in kept:
+        expected = VisionTower(tower.visual)(patches(grid, seed), grid).float()
+        assert (features.float() - expected).norm() / expected.norm() < 1e-3, (grid, seed)
 
 
 @pytest.mark.parametrize("width", [24, 27, 31])
