@@ -140,6 +140,7 @@ def draw(found: dict):
                 fits.annotate(f"{n // 1000}k", (i, n / 1e3), xytext=(0, 2), textcoords="offset points", ha="center", fontsize=7)
             fits.set(ylabel="thousand tokens", title=f"What fits in {found['limit_bytes'] / 2**30:.1f} GiB")
             fits.tick_params(axis="x", rotation=90)
+            fits.margins(y=0.1)
             fits.grid(axis="x", visible=False)
         else:
             fits.remove()

@@ -7,7 +7,7 @@ costs O(sink). The free space that collects before `start` is won back by one mo
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import accumulate
+from itertools import accumulate, groupby
 
 import torch
 from transformers.cache_utils import Cache, CacheLayerMixin
@@ -16,6 +16,7 @@ from kvlib.attention import attend
 from kvlib.positions import apply_rope, rotated, rotation, undo_rope
 
 MOVE_BLOCK = 4096  # tokens of a temporary copy, where a stretch moves by less than its own length
+TURNED = 2**22  # numbers of a temporary copy of keys, of as many layers as fit, which are turned at once
 EIGHT_BIT = torch.float8_e4m3fn  # the one narrower dtype that keys and values may be stored in
 GROWTH = 1.25  # factor by which an unbounded layer grows; layers grow one by one, so the peak is one layer's copy
 
@@ -108,14 +109,11 @@ class StreamLayer(CacheLayerMixin):
             self._move(self.start + last, self.start + first, tail)
             self._set(self.start, self.stop - gap)
 
-    def turn(self, first: int, chunk: ChunkSpan, cos: torch.Tensor, sin: torch.Tensor) -> None:
-        """Turn the keys of `chunk`, stored from token `first` on, by the angles of `cos` and `sin` from how they were computed:
-        always from the original keys, so that nothing drifts however often it happens."""
-        keys = self.keys[:, :, first : first + chunk.tokens]
+    def original(self, first: int, chunk: ChunkSpan) -> torch.Tensor:
+        """The keys of `chunk`, stored from token `first` on, as they were computed; kept from now on."""
         if chunk.index not in self.originals:
-            self.originals[chunk.index] = keys.clone()
-        original = self.originals[chunk.index].to(self.dtype)
-        keys.copy_(fitting(rotated(original, cos.to(keys.device), sin.to(keys.device)), keys.dtype))
+            self.originals[chunk.index] = self.keys[:, :, first : first + chunk.tokens].clone()
+        return self.originals[chunk.index].to(self.dtype)
 
     def truncate(self, length: int) -> None:
         """Forget everything behind the first `length` stored tokens; nothing is copied."""
@@ -207,7 +205,18 @@ class StreamCache(Cache):
         first = 0
         for chunk, start in zip(chunks, starts, strict=True):
             if start != chunk.start:
-                angles = rotation(start - chunk.origin, inverse_frequencies)
-                for layer in self.layers:
-                    layer.turn(first, chunk, *angles)
+                turn_keys(self.layers, first, chunk, *rotation(start - chunk.origin, inverse_frequencies))
             first += chunk.tokens
+
+
+def turn_keys(layers: Sequence[StreamLayer], first: int, chunk: ChunkSpan, cos: torch.Tensor, sin: torch.Tensor) -> None:
+    """Turn the keys of `chunk`, stored in `layers` from token `first` on, by the angles of `cos` and `sin` from how they were
+    computed: always from the original keys, so that nothing drifts however often it happens."""
+    for device, neighbours in groupby(layers, lambda layer: layer.keys.device):
+        neighbours = list(neighbours)
+        many = max(1, TURNED // neighbours[0].original(first, chunk).numel())
+        for begin in range(0, len(neighbours), many):
+            part = neighbours[begin : begin + many]
+            originals = torch.stack([layer.original(first, chunk) for layer in part])
+            for layer, keys in zip(part, rotated(originals, cos.to(device), sin.to(device)), strict=True):
+                layer.keys[:, :, first : first + chunk.tokens] = fitting(keys, layer.keys.dtype)

@@ -9,7 +9,7 @@ import torch
 from kvlib.cache import EIGHT_BIT
 from kvlib.decoding import TokenGraph, buffers_of, can_record
 from kvlib.evictor import EvictionConfig, KVCacheEvictor
-from kvlib.language import run
+from kvlib.language import LanguageModel
 from kvlib.manager import KVCacheManager
 from kvlib.positions import chunk_positions, text_positions
 from kvlib.video import grid_of, patchify, stack_frames
@@ -64,6 +64,7 @@ class VideoStreamingInference:
         self.eviction_config = eviction_config
         self._vision = VisionTower(model.model.visual)
         language = model.model.language_model
+        self._language = LanguageModel(language)
         evictor = None
         if eviction_config is not None:
             evictor = KVCacheEvictor(eviction_config, language.rotary_emb.inv_freq)
@@ -225,7 +226,7 @@ class VideoStreamingInference:
         if self.eviction_config is not None and self.eviction_config.position_mode == "unrotated":
             at = torch.cat([self.cache_manager.positions, positions], dim=1)[:, None].to(embeddings.device)
             cache.set_rope(*(part[0] for part in language.rotary_emb(embeddings, at)))
-        return run(language, cache.layers, embeddings, positions, look)
+        return self._language(cache.layers, embeddings, positions, look)
 
     def _tokens(self, text: str) -> torch.Tensor:
         """Token ids [1, n] on the device of the embedding."""

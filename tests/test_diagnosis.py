@@ -8,7 +8,7 @@ import torch
 from test_language import transformers_forward
 
 from kvlib import EvictionConfig, VideoStreamingInference
-from kvlib import stream as stream_module
+from kvlib import language as language_module
 from kvlib.baselines import LastFrames
 from kvlib.diagnosis import REGIONS, attention_by_region, contiguous_positions, explain
 
@@ -35,7 +35,7 @@ def test_shares_are_those_of_transformers_eager_attention(engine, model, frames,
     seen, language, snapshot = [], model.model.language_model, streamed.cache_manager.take_snapshot()
     hooks = [layer.self_attn.register_forward_hook(lambda _m, _a, out: seen.append(out[1])) for layer in language.layers]
     model.set_attn_implementation("eager")
-    monkeypatch.setattr(stream_module, "run", transformers_forward)
+    monkeypatch.setattr(language_module, "run", transformers_forward)
     try:
         with torch.no_grad():
             streamed._step(streamed._tokens("<|im_start|>user\nWhat?<|im_end|>\n<|im_start|>assistant\n"))

@@ -1,12 +1,14 @@
 """The language model against transformers' own forward, and its attention against fp64."""
 
+import copy
+
 import pytest
 import torch
 import torch.nn.functional as F
 from transformers.cache_utils import Cache
 
 from kvlib.cache import StreamCache
-from kvlib.language import run
+from kvlib.language import FEW, LENGTHS, LanguageModel, run
 from kvlib.positions import text_positions
 
 
@@ -44,3 +46,38 @@ def test_keys_are_never_repeated_for_their_query_heads(model, monkeypatch):
     for length in (7, 1):
         run(language, cache.layers, torch.randn(1, length, 64), text_positions(length, cache.get_seq_length()))
     assert seen == [2] * 6
+
+
+def states_of(model, forward, lengths, device, dtype) -> list[torch.Tensor]:
+    """The states of random tokens, so many at a time, over one cache."""
+    language, found = model.model.language_model, []
+    cache, generator = StreamCache(len(language.layers), 40), torch.Generator().manual_seed(0)
+    for length in lengths:
+        embeddings = torch.randn(1, length, 64, generator=generator).to(device, dtype)
+        start = cache.layers[0].get_seq_length() if found else 0
+        found.append(forward(cache.layers, embeddings, text_positions(length, start)).float().cpu())
+    return found
+
+
+@torch.no_grad()
+def test_a_cpu_records_nothing(model):
+    forward = LanguageModel(model.model.language_model)
+    states_of(model, forward, [7] * 3, "cpu", torch.float32)
+    assert not forward.recordings
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
+@torch.no_grad()
+def test_few_tokens_that_come_back_in_this_number_are_recorded_and_give_the_same_states(model, dtype):
+    on_cuda = copy.deepcopy(model).to("cuda", dtype)
+    lengths = [7, 300, 7, 300, FEW + 1, 1, 7, FEW + 1, 1, 300, 7, 1, 300]  # in turns, so that one could spoil another
+    forward = LanguageModel(on_cuda.model.language_model)
+    found = states_of(on_cuda, forward, lengths, "cuda", dtype)
+    assert set(forward.recordings) == {7, 300, 1}
+    plain = states_of(on_cuda, lambda *a: run(on_cuda.model.language_model, *a), lengths, "cuda", dtype)
+    for number, (mine, other) in enumerate(zip(found, plain, strict=True)):
+        assert (mine - other).norm() / other.norm() < (1e-2 if dtype == torch.bfloat16 else 1e-5), number
+    others = range(10, 10 + LENGTHS)
+    states_of(on_cuda, forward, [*others, *others], "cuda", dtype)
+    assert set(forward.recordings) == set(others), "the oldest are forgotten"

@@ -6,7 +6,7 @@ from test_stream import next_logits
 from transformers.models.qwen2_5_vl.modeling_qwen2_5_vl import apply_rotary_pos_emb
 
 from kvlib import EvictionConfig, evictor
-from kvlib.cache import ChunkSpan, StreamCache, StreamLayer
+from kvlib.cache import ChunkSpan, StreamCache, StreamLayer, turn_keys
 from kvlib.evictor import POSITION_MODES
 from kvlib.policies import Importance, SinkWindow, Uniform
 from kvlib.policies.history import history
@@ -201,7 +201,7 @@ def test_ten_thousand_turns_in_bf16_do_not_drift():
     layer, chunk, chain = StreamLayer(8), ChunkSpan(0, 8, 0, 3, 0), keys
     layer.update(keys, keys)
     for turn in range(1, 10_001):
-        layer.turn(0, chunk, *rotation(17 * turn, frequencies))
+        turn_keys([layer], 0, chunk, *rotation(17 * turn, frequencies))
         chain = rotate_keys(chain, 17, frequencies)
     exact = rotate_keys(keys.float(), 170_000, frequencies)
 

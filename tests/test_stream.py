@@ -11,7 +11,7 @@ from transformers.models.qwen2_5_vl.modeling_qwen2_5_vl import apply_rotary_pos_
 
 from kvlib import EvictionConfig, VideoStreamingInference
 from kvlib import stream as stream_module
-from kvlib.cache import ChunkSpan, StreamLayer, fitting
+from kvlib.cache import ChunkSpan, StreamLayer, fitting, turn_keys
 from kvlib.policies import POLICIES
 from kvlib.positions import rotation
 from kvlib.video import patchify
@@ -498,8 +498,8 @@ def test_turning_eight_bit_keys_does_not_drift(model):
     for layer in (often, once):
         layer.update(keys, keys)
     for step in range(1, 200):
-        often.turn(0, chunk, *rotation(7 * step, frequencies))
-    once.turn(0, chunk, *rotation(7 * 199, frequencies))
+        turn_keys([often], 0, chunk, *rotation(7 * step, frequencies))
+    turn_keys([once], 0, chunk, *rotation(7 * 199, frequencies))
     assert torch.equal(often.keys.float(), once.keys.float())
 
 
