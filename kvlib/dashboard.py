@@ -20,7 +20,10 @@ from kvlib.policies.scorers import SCORERS
 COLORS = dict(zip(KINDS, (plots.ORANGE, plots.GREEN, plots.BLUE, "#CCCCCC"), strict=True))
 DRAW_EVERY = 1.0  # seconds between two drawings while the stream runs
 LAST_PICTURES = 120  # of the film strip; the sink is always among them
-EXAMPLES = ("What is the title of this video?", "What did the red card say?")
+TABLE_STYLE = (
+    "<style>.answers :is(td, th) { padding: 0.2em 1.5em 0.2em 0; text-align: left !important; line-height: 1.3 }</style>"
+)
+EXAMPLES = ("What text is on screen now?", "What is the title of this video?", "What did the red card say?")
 
 
 class Dashboard(widgets.VBox):
@@ -31,16 +34,15 @@ class Dashboard(widgets.VBox):
 
     def __init__(self, model_path: str, video: str, budget: int, chunk_frames: int = 2, sample_fps: float = 2.0):
         wide = dict(layout={"width": "97%"}, style={"description_width": "7em"})
-        narrow = dict(layout={"width": "15em"}, style={"description_width": "7em"})
         clips = [paths.shown(path) for path in sorted((paths.DATA / "clips").glob("*.mp4"))]
         self.model = widgets.Text(model_path, description="model", **wide)
         self.video = widgets.Combobox(value=video, options=clips, description="video", **wide)
-        self.budget = widgets.BoundedIntText(budget, min=1, max=10**9, description="budget", **narrow)
+        self.budget = widgets.BoundedIntText(budget, min=1, max=10**9, description="budget", **narrow(14, "7em"))
         policies = [name for name in POLICIES if name != "importance"] + list(SCORERS)  # importance goes by its scorers
-        self.policy = widgets.Dropdown(options=policies, description="policy", **narrow)
-        self.mode = widgets.Dropdown(options=POSITION_MODES, value="remap", description="positions", **narrow)
-        self.frames = widgets.BoundedIntText(chunk_frames, min=1, max=1024, description="frames/chunk", **narrow)
-        self.fps = widgets.BoundedFloatText(sample_fps, min=0.01, max=1000, description="frames/s", **narrow)
+        self.policy = widgets.Dropdown(options=policies, description="policy", **narrow(15))
+        self.mode = widgets.Dropdown(options=POSITION_MODES, value="remap", description="positions", **narrow(13))
+        self.frames = widgets.BoundedIntText(chunk_frames, min=1, max=1024, description="frames/chunk", **narrow(10))
+        self.fps = widgets.BoundedFloatText(sample_fps, min=0.01, max=1000, description="frames/s", **narrow(8))
         self.start, self.pause, self.stop = (
             widgets.Button(description=name, icon=icon, button_style=style)
             for name, icon, style in (("Start", "play", "primary"), ("Pause", "pause", ""), ("Stop", "stop", ""))
@@ -153,6 +155,11 @@ class Dashboard(widgets.VBox):
         self.said.value = f"<b style='color: #b00020'>{escape(type(error).__name__)}: {escape(str(error))}</b>"
 
 
+def narrow(width: int, description_width: str = "initial") -> dict:
+    """The look of a field `width` em wide."""
+    return dict(layout={"width": f"{width}em"}, style={"description_width": description_width})
+
+
 def film_strip(pictures: Sequence, kinds: Sequence[str]) -> str:
     """The last frame of every chunk, the sink's and the newest of many, in a border coloured by what became of it: HTML."""
     places = [i for i, kind in enumerate(kinds) if kind == "sink" or i >= len(kinds) - LAST_PICTURES]
@@ -166,18 +173,18 @@ def film_strip(pictures: Sequence, kinds: Sequence[str]) -> str:
 
 
 def answer_table(answers: Sequence[dict]) -> str:
-    """The answers as HTML, the newest first."""
+    """The answers as HTML, the newest first; a slash stands between lines."""
     rows = [
         {
-            "time of the video (s)": f"{row['time_s']:.1f}",
+            "at (s)": f"{row['time_s']:.1f}",
             "question": row["question"],
-            "answer": row["answer"],
+            "answer": row["answer"].replace("\n", " / "),
             "first token (ms)": f"{1e3 * row['ttft']:.0f}",
-            "text on screen": "" if row["truth"] is None else row["truth"] or "(none)",
+            "text on screen": "" if row["truth"] is None else row["truth"].replace("\n", " / ") or "(none)",
         }
         for row in reversed(answers)
     ]
-    return pd.DataFrame(rows).to_html(index=False, border=0, classes="answers") if rows else ""
+    return TABLE_STYLE + pd.DataFrame(rows).to_html(index=False, border=0, classes="answers") if rows else ""
 
 
 def as_jpeg(picture) -> str:

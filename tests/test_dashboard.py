@@ -90,3 +90,4 @@ def test_answers_are_escaped_and_the_newest_stands_first():
     table = answer_table([row, row | {"answer": "later", "truth": None}])
     assert table.index("later") < table.index("&lt;b&gt;")
     assert "(none)" in table and "<b>" not in table
+    assert "one / two" in answer_table([row | {"answer": "one\ntwo"}])
