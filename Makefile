@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
-# Threads that wait must sleep, not spin: on a busy machine spinning makes small models 30 times slower.
+# As kvlib sets it, for the tests too, which load torch first.
 export OMP_WAIT_POLICY ?= PASSIVE
 # Bytes that the C library keeps in reserve: giving memory back after every layer costs a tenth of the time.
 export MALLOC_TOP_PAD_ ?= 67108864

@@ -1,6 +1,7 @@
 """The live panel as its user has it: JupyterLab in a real browser, the notebook run, a question asked while the stream runs.
 
-SCREENSHOT=figures/screenshots/dashboard.png .venv/bin/python -m pytest tests/test_browser.py    draws the README's picture anew.
+The README's picture is made by
+    SCREENSHOT=figures/screenshots/dashboard.png .venv/bin/python -m pytest tests/test_browser.py
 """
 
 import json

@@ -1,6 +1,9 @@
 """pyproject.toml, constraints.txt, environment.yml and what is installed agree; torchvision stays out."""
 
 import importlib.metadata as metadata
+import os
+import subprocess
+import sys
 import tomllib
 
 import pytest
@@ -84,3 +87,11 @@ def test_conda_installs_the_same_project_from_the_same_lock():
 
 def test_the_conda_python_is_one_we_support():
     assert SpecifierSet(PROJECT["requires-python"]).contains("3.11.0")
+
+
+@pytest.mark.parametrize(("given", "expected"), [({}, "PASSIVE"), ({"OMP_WAIT_POLICY": "ACTIVE"}, "ACTIVE")])
+def test_waiting_threads_sleep_unless_the_user_says_otherwise(given, expected):
+    environment = {name: value for name, value in os.environ.items() if name != "OMP_WAIT_POLICY"} | given
+    code = "import kvlib, os; print(os.environ['OMP_WAIT_POLICY'])"
+    found = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
+    assert found.stdout.strip() == expected
