@@ -40,12 +40,15 @@ STYLE = sns.axes_style("whitegrid") | {
     "pdf.fonttype": 42,  # TrueType, embedded: text stays text
     "figure.constrained_layout.use": True,
 }
-BLUE, ORANGE, GREEN, RED, GREY = "#0072B2", "#E69F00", "#009E73", "#D55E00", "#666666"
+BLUE, ORANGE, GREEN, RED, GREY = "#0072B2", "#E69F00", "#009E73", "#D55E00", "#666666"  # with the next two Okabe and Ito's
+PURPLE, SKY = "#CC79A7", "#56B4E9"
 SERIES = [
     {"color": BLUE, "marker": "o", "linestyle": "-"},
     {"color": RED, "marker": "s", "linestyle": "--", "markerfacecolor": "white"},
     {"color": GREEN, "marker": "^", "linestyle": "-."},
     {"color": ORANGE, "marker": "D", "linestyle": ":", "markerfacecolor": "white"},
+    {"color": PURPLE, "marker": "v", "linestyle": (0, (5, 1, 1, 1))},
+    {"color": SKY, "marker": "o", "linestyle": (0, (4, 1)), "markerfacecolor": "white"},
 ]
 LIMIT = {"color": GREY, "linestyle": (0, (1, 1)), "linewidth": 1}
 
