@@ -29,7 +29,8 @@ EXAMPLES = ("What text is on screen now?", "What is the title of this video?", "
 class Dashboard(widgets.VBox):
     """One stream at a time, on a model that is loaded when its path changes. Errors stand in the panel.
 
-    model_path, video: what the fields say at first; budget in tokens. Headless it is only drawn: nothing runs before "Start".
+    model_path, video: what the fields say at first; budget in tokens. Nothing runs before "Start"; where there are no widgets,
+    as in a headless run's page, its `summary` is shown.
     """
 
     def __init__(self, model_path: str, video: str, budget: int, chunk_frames: int = 2, sample_fps: float = 2.0):
@@ -67,6 +68,18 @@ class Dashboard(widgets.VBox):
             [self.model, self.video, choices, controls, self.said, self.plot, self.film, self.question, self.ask, self.answers]
         )
         self._show()
+
+    def summary(self) -> str:
+        """The panel as it stands, for a page that cannot run it: HTML with the choices and what there is of the stream."""
+        fields = (self.model, self.video, self.budget, self.policy, self.mode, self.frames, self.fps)
+        choices = "; ".join(f"{escape(field.description)}: {escape(str(field.value))}" for field in fields)
+        picture = base64.b64encode(self.plot.value).decode()
+        plot = f"<img src='data:image/png;base64,{picture}' style='max-width: 97%'>" if picture else ""
+        parts = f"Panel in JupyterLab. {choices}", self.said.value, plot, self.film.value, self.answers.value
+        return "".join(f"<div>{part}</div>" for part in parts if part)
+
+    def _repr_mimebundle_(self, **kwargs) -> dict:
+        return super()._repr_mimebundle_(**kwargs) | {"text/html": self.summary()}
 
     def _start(self, _) -> None:
         if self.stream is not None and self.stream.state == "paused":

@@ -18,6 +18,7 @@ th, td { text-align: left; padding: .3rem .6rem; border-bottom: 1px solid #ddd }
 .PASS { color: #006b4f } .FAIL { color: #b00020; font-weight: bold } .WARN { color: #8a5a00 }
 figure { margin: 2rem 0 } img { max-width: 100% } figcaption { color: #444 }
 """
+WIDGET = "application/vnd.jupyter.widget-view+json"
 
 
 def write_index(results: Path, figures: Path) -> Path:
@@ -51,7 +52,11 @@ def _criteria(reports: dict[str, dict]) -> str:
 
 
 def _as_html(path: Path) -> Path:
-    page, _ = HTMLExporter().from_notebook_node(nbformat.read(path, as_version=4))
+    notebook = nbformat.read(path, as_version=4)
+    for output in (output for cell in notebook.cells for output in cell.get("outputs", [])):
+        if "text/html" in output.get("data", {}):  # a panel's summary: without a kernel the panel is dead
+            output["data"].pop(WIDGET, None)
+    page, _ = HTMLExporter().from_notebook_node(notebook)
     target = path.with_suffix(".html")
     write_atomic(target, page)
     return target

@@ -56,6 +56,21 @@ def test_pause_and_go_on_is_the_same_stream(panel):
     panel.stop.click()
 
 
+def test_a_page_without_widgets_shows_a_summary(panel):
+    shown = panel._repr_mimebundle_()
+    assert "application/vnd.jupyter.widget-view+json" in shown
+    for text in ("model: data/reader", "video: data/clips/short.mp4", "budget: 250", "positions: remap", "ready"):
+        assert text in shown["text/html"], text
+    assert "<img" not in shown["text/html"]
+    panel.start.click()
+    panel.stream.wait(60)
+    until(lambda: "finished" in panel.said.value)
+    shown = panel._repr_mimebundle_()["text/html"]
+    assert (
+        "12 of 12 chunks" in shown and "image/png" in shown and len(re.findall("class='(?:evicted|window|sink)'", shown)) == 12
+    )
+
+
 @pytest.mark.parametrize(
     ("field", "value", "message"),
     [("video", "nowhere.mp4", "FileNotFoundError.*nowhere.mp4"), ("budget", 20, "ValueError.*raise max_cache_tokens")],

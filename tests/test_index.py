@@ -38,3 +38,12 @@ def test_criteria_come_first_and_every_link_leads_to_a_file(tmp_path):
 
 def test_a_run_that_left_nothing_has_a_page_that_says_so(tmp_path):
     assert "No criterion was judged" in index.write_index(tmp_path, tmp_path).read_text()
+
+
+def test_a_panel_stands_on_the_page_as_its_summary(tmp_path):
+    shown = {index.WIDGET: {"model_id": "1", "version_major": 2, "version_minor": 0}, "text/html": "the <i>panel</i>"}
+    cell = nbformat.v4.new_code_cell("1", outputs=[nbformat.v4.new_output("display_data", shown)])
+    nbformat.write(nbformat.v4.new_notebook(cells=[cell]), tmp_path / "02_oom_free.ipynb")
+    index.write_index(tmp_path, tmp_path)
+    page = (tmp_path / "02_oom_free.html").read_text()
+    assert "the <i>panel</i>" in page and "model_id" not in page
