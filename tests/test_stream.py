@@ -503,6 +503,24 @@ def test_turning_eight_bit_keys_does_not_drift(model):
     assert torch.equal(often.keys.float(), once.keys.float())
 
 
+@pytest.mark.parametrize("at_once", [1, 2, 3])
+def test_layers_turned_at_once_are_as_turned_alone(model, monkeypatch, at_once):
+    frequencies, chunk = model.model.language_model.rotary_emb.inv_freq, ChunkSpan(7, 5, 2, 7, 2)
+    generator = torch.Generator().manual_seed(0)
+    states = [torch.randn(1, 2, 30, 16, generator=generator) for _ in range(3)]
+    together, alone = ([StreamLayer(40) for _ in states] for _ in range(2))
+    for layers in (together, alone):
+        for layer, keys in zip(layers, states, strict=True):
+            layer.update(keys, keys)
+    for layer in alone:
+        turn_keys([layer], 11, chunk, *rotation(4, frequencies))
+    monkeypatch.setattr("kvlib.cache.TURNED", at_once * 2 * 5 * 16)
+    turn_keys(together, 11, chunk, *rotation(4, frequencies))
+    for mine, other, keys in zip(together, alone, states, strict=True):
+        assert torch.equal(mine.keys, other.keys) and torch.equal(mine.originals[7], keys[:, :, 11:16])
+        assert torch.equal(mine.values, keys)
+
+
 @pytest.mark.parametrize("dtype", [torch.int8, torch.float16, "fp8"])
 def test_another_dtype_of_the_cache_is_refused(model, processor, dtype):
     with pytest.raises(ValueError, match="kv_dtype=.*float8_e4m3fn.*None"):
