@@ -46,9 +46,15 @@ def record(step: Callable[[], torch.Tensor], device: torch.device) -> tuple[Call
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.device(device):
         step()  # makes what a recording cannot: libraries' handles, compiled kernels
-        with torch.cuda.graph(graph):
+        with torch.cuda.graph(graph, stream=recording_stream(device)):
             result = step()
     return graph.replay, result
+
+
+@cache
+def recording_stream(device: torch.device) -> torch.cuda.Stream:
+    """Where everything is recorded: one stream for each CUDA device, because libraries keep a workspace for every stream."""
+    return torch.cuda.Stream(device)
 
 
 def norm(module, hidden: torch.Tensor) -> torch.Tensor:

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 import torch
 from transformers.models.qwen2_5_vl.modeling_qwen2_5_vl import apply_rotary_pos_emb
 
-from kvlib.fused import add_and_norm, fused, norm
+from kvlib.fused import add_and_norm, fused, norm, recording_stream
 
 FEW = 1024  # tokens up to which a forward takes as long as its launches, not its work
 LENGTHS = 8  # numbers of tokens for which recordings are kept
@@ -49,11 +49,11 @@ class Recording:
         self.mixed = torch.zeros_like(self.heads[0])
         for _ in language.layers:  # makes what a recording cannot: compiled kernels
             steps.send(self.mixed)
-        self.graphs, pool = [], torch.cuda.graph_pool_handle()
+        self.graphs, pool, device = [], torch.cuda.graph_pool_handle(), embeddings.device
         steps = layer_by_layer(language, *self.inputs)
         for number in range(len(language.layers) + 1):
             graph = torch.cuda.CUDAGraph()
-            with torch.cuda.device(embeddings.device), torch.cuda.graph(graph, pool=pool):
+            with torch.cuda.device(device), torch.cuda.graph(graph, pool=pool, stream=recording_stream(device)):
                 made = steps.send(self.mixed if number else None)
                 if number < len(language.layers):
                     put(self.heads, made)
