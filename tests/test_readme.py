@@ -1,8 +1,10 @@
 """The README quotes what the committed tables say."""
 
+import re
+
 import pandas as pd
 
-from kvlib import paths
+from kvlib import paths, study
 
 README = " ".join((paths.ROOT / "README.md").read_text().split())
 
@@ -24,3 +26,19 @@ def test_retention_is_that_of_the_full_size_table():
     assert f"keeps {surprise.min():.1%} to {surprise.max():.1%} at every age" in README
     assert table.loc[("sink_window", 16), "correct"] == 0
     assert (table["n"] == 200).all()
+
+
+def test_strategies_are_those_of_the_full_size_table():
+    table = pd.read_csv(paths.ROOT / "figures/full_size/data/04_strategies_summary.csv").set_index("name")
+    assert (table["now_n"] == 200).all() and (table["backward_n"] == 800).all()
+    quoted = ["keep", "remap", "lower frame rate", "ask while it runs", "overlapping windows"]
+    keep, remap, halved, asked, windows = (table.loc[name] for name in quoted)
+    backward = [f"{row['backward']:.1%}" for row in (keep, remap, halved, asked, windows)]
+    said = "`keep` answers {} backward; `remap` {}, .* half the frame rate {} in .* {} by asking .*, {} by two overlapping"
+    assert re.search(said.format(*backward), README)
+    assert f"the title back from {keep['title']:.1%} to {remap['title']:.1%}" in README
+    assert f"in {halved['seconds'] / keep['seconds']:.0%} of the time" in README
+    times = [f"{row['seconds'] / keep['seconds']:.1f}" for row in (asked, windows)]
+    assert "at {} and {} times the time per chunk".format(*times) in README
+    assert f"{windows['cache_bytes'] / keep['cache_bytes']:.1f} times the memory" in README
+    assert "overlapping windows, which 04 recommends" in README and study.recommend(table, "keep") == "overlapping windows"
