@@ -91,8 +91,9 @@ def draw(found: dict):
     rows = table(found)
     sizes, present = sorted(rows["tokens"].unique()), [c for c in CONTENDERS if c in set(rows["contender"])]
     with plt.rc_context(STYLE):
-        fig, axes = plt.subplots(1, 3, figsize=(TWO_COLUMNS, 2.7), width_ratios=(1.6, 1, 1))
-        chunk, token, fits = axes
+        largest = found.get("largest")
+        widths = (1.6, 1, 1) if largest else (1.6, 1)
+        fig, (chunk, token, *rest) = plt.subplots(1, len(widths), figsize=(TWO_COLUMNS, 2.7), width_ratios=widths)
         places, labels = [], []
         for group, size in enumerate(sizes):
             for i, contender in enumerate(present):
@@ -133,8 +134,7 @@ def draw(found: dict):
         fig.legend(
             *token.get_legend_handles_labels(), loc="outside lower right", ncols=len(present), fontsize=6, columnspacing=1
         )
-        largest = found.get("largest")
-        if largest:
+        for fits in rest:
             fits.bar(list(largest), [n / 1e3 for n in largest.values()], color=[CONTENDERS[c] for c in largest], width=0.6)
             for i, n in enumerate(largest.values()):
                 fits.annotate(f"{n // 1000}k", (i, n / 1e3), xytext=(0, 2), textcoords="offset points", ha="center", fontsize=7)
@@ -142,8 +142,6 @@ def draw(found: dict):
             fits.tick_params(axis="x", rotation=90)
             fits.margins(y=0.1)
             fits.grid(axis="x", visible=False)
-        else:
-            fits.remove()
     plt.close(fig)
     return fig
 
