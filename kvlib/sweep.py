@@ -23,6 +23,7 @@ The exit status is 1 when a cell failed or the figure could not be drawn as aske
 """
 
 import argparse
+import fcntl
 import hashlib
 import importlib.util
 import io
@@ -116,6 +117,11 @@ def main(arguments: list[str] | None = None) -> int:
     grid = [dict(zip(options.grid, values, strict=True)) for values in itertools.product(*options.grid.values())]
     cells = {cell_name(values): values for values in grid}
     options.out.mkdir(parents=True, exist_ok=True)
+    with _alone_in(options.out):
+        return _sweep(source, cells, options)
+
+
+def _sweep(source: str, cells: dict[str, dict], options: argparse.Namespace) -> int:
     finished = {name: read_finished(options.out / name, values, source) for name, values in cells.items()}
     outcomes = {name: done for name, done in finished.items() if done}
     _say_what_is_kept(outcomes, len(cells))
@@ -320,6 +326,20 @@ def _draw(table: pd.DataFrame, options: argparse.Namespace) -> bool:
         write_atomic(options.out / f"sweep.{kind}", buffer.getvalue())
     print(f"{measure}: {paths.shown(options.out / 'sweep.png')}")
     return True
+
+
+@contextmanager
+def _alone_in(out: Path) -> Iterator[None]:
+    """Inside, no other sweep on this machine writes to `out`; raises SystemExit when one does already."""
+    folder = os.open(out, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise SystemExit(f"another sweep is writing to {paths.shown(out)}: wait for it, or give another --out") from error
+        yield
+    finally:
+        os.close(folder)
 
 
 @contextmanager

@@ -226,6 +226,15 @@ def test_wrong_arguments_are_named(tmp_path, capsys, arguments, message):
     assert re.search(message, capsys.readouterr().err)
 
 
+def test_two_sweeps_do_not_share_a_folder(tmp_path):
+    out = tmp_path / "out"
+    out.mkdir()
+    with sweep._alone_in(out), pytest.raises(SystemExit, match="another sweep is writing to .*out: wait for it"):
+        sweep.main([str(notebook(tmp_path)), "-g", "TOKENS=1", "--out", str(out)])
+    with sweep._alone_in(out):
+        pass  # free again
+
+
 def test_a_missing_notebook_is_named(capsys):
     with pytest.raises(SystemExit, match="2"):
         sweep.main(["absent.ipynb", "-g", "A=1"])
