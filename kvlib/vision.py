@@ -15,6 +15,7 @@ from transformers.vision_utils import get_vision_position_ids, get_vision_window
 from kvlib.fused import add_and_norm, fused, norm, record
 
 FEW = 4096  # patches up to which the tower takes as long as its launches, not its work, and a recording needs little memory
+GRIDS = 4  # for which recordings are kept: each holds what the tower needs while it runs
 ALIGNED = 8  # half-precision numbers in 16 bytes
 rotate = fused(apply_rotary_pos_emb_vision)
 
@@ -50,6 +51,8 @@ class VisionTower:
             self.layouts[grid] = layout(self.visual, grid, weight.device)
         elif can_record(self.visual, patches):  # a grid that comes back: a stream's, not a single picture's
             if grid not in self.recordings:
+                if len(self.recordings) == GRIDS:
+                    del self.recordings[next(iter(self.recordings))]
                 self.recordings[grid] = Recording(self, patches, self.layouts[grid])
             return self.recordings[grid](patches)
         return self.features(patches, self.layouts[grid])

@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 from transformers.cache_utils import Cache
 
+from kvlib import language as language_module
 from kvlib.cache import StreamCache
 from kvlib.language import FEW, LENGTHS, LanguageModel, run
 from kvlib.positions import text_positions
@@ -64,6 +65,28 @@ def test_a_cpu_records_nothing(model):
     forward = LanguageModel(model.model.language_model)
     states_of(model, forward, [7] * 3, "cpu", torch.float32)
     assert not forward.recordings
+
+
+@torch.no_grad()
+def test_recordings_are_made_the_second_time_and_the_oldest_forgotten(model, monkeypatch):
+    made = []
+    monkeypatch.setattr(language_module, "can_record", lambda *_: True)
+    monkeypatch.setattr(language_module, "Recording", lambda _, embeddings, *tables: made.append(embeddings.shape[1]) or replay)
+    forward, numbers = LanguageModel(model.model.language_model), range(10, 11 + LENGTHS)
+
+    def replay(layers, embeddings, cos, sin):
+        return embeddings.shape[1]
+
+    def ask(tokens, look=None):
+        cache = StreamCache(len(forward.language.layers), 40)
+        return forward(cache.layers, torch.zeros(1, tokens, 64), text_positions(tokens, 0), look)
+
+    assert ask(10).shape == (1, 10, 64) and not made
+    assert ask(10) == ask(10) == 10 and made == [10]
+    assert ask(10, look=lambda q: None).shape == (1, 10, 64), "who looks sees every layer's queries"
+    for tokens in (*numbers, *numbers[1:]):
+        ask(tokens)
+    assert list(forward.recordings) == list(numbers[1:]) == made[1:]
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")

@@ -7,7 +7,7 @@ import pytest
 import torch
 from transformers.models.qwen2_5_vl.modeling_qwen2_5_vl import Qwen2_5_VLMLP
 
-from kvlib import experiments, paths
+from kvlib import experiments, paths, vision
 from kvlib.vision import FEW, VisionTower, feed_forward, layout
 
 GRIDS = [(1, 4, 6), (2, 10, 20), (3, 18, 8), (1, 2, 2), (2, 8, 8), (1, 24, 34)]
@@ -61,6 +61,23 @@ def test_a_cpu_records_nothing(model):
     for seed in range(3):
         tower(patches(grid, seed), grid)
     assert not tower.recordings
+
+
+@torch.no_grad()
+def test_recordings_are_made_the_second_time_and_the_oldest_forgotten(model, monkeypatch):
+    made = []
+    monkeypatch.setattr(vision, "can_record", lambda *_: True)
+    monkeypatch.setattr(
+        vision, "Recording", lambda tower, patches, plan: made.append(len(patches)) or (lambda patches: "replayed")
+    )
+    tower, grids = VisionTower(model.model.visual), [(1, 4, 4 + 2 * i) for i in range(vision.GRIDS + 1)]
+    for grid in grids:
+        assert tower(patches(grid), grid) != "replayed" and not made
+    for _ in range(2):
+        assert tower(patches(grids[0]), grids[0]) == "replayed" and made == [16]
+    for grid in grids:
+        tower(patches(grid), grid)
+    assert list(tower.recordings) == grids[1:] and len(made) == len(grids)
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
