@@ -214,7 +214,7 @@ def turn_keys(layers: Sequence[StreamLayer], first: int, chunk: ChunkSpan, cos: 
     computed: always from the original keys, so that nothing drifts however often it happens."""
     for device, neighbours in groupby(layers, lambda layer: layer.keys.device):
         neighbours = list(neighbours)
-        many = max(1, TURNED // neighbours[0].original(first, chunk).numel())
+        many = max(1, TURNED // neighbours[0].keys[:, :, first : first + chunk.tokens].numel())
         for begin in range(0, len(neighbours), many):
             part = neighbours[begin : begin + many]
             originals = torch.stack([layer.original(first, chunk) for layer in part])

@@ -5,7 +5,7 @@ from collections.abc import Callable
 import torch
 
 from kvlib.cache import EIGHT_BIT, StreamCache, StreamLayer, fitting
-from kvlib.fused import compiles, record
+from kvlib.fused import compiles, on_one_gpu, record
 from kvlib.language import run
 
 ADA = (8, 9)  # compute capability that knows 8-bit numbers
@@ -100,7 +100,8 @@ def can_record(model, cache: StreamCache) -> bool:
     return (
         compiles(weight.device)
         and weight.dtype in (torch.bfloat16, torch.float16)
-        and {parameter.device for parameter in model.model.language_model.parameters()} == {weight.device}
+        and on_one_gpu(model.model.language_model)
+        and model.model.language_model.norm.weight.device == weight.device
         and layer.rope is None
         and layer.keys.shape[-1] in HEAD_DIMS
         and (layer.keys.dtype != EIGHT_BIT or torch.cuda.get_device_capability(weight.device) >= ADA)

@@ -38,6 +38,21 @@ def fused(function: Callable) -> Callable:
     return call
 
 
+def on_one_gpu(module) -> bool:
+    """Whether all parameters of `module` lie on the same CUDA device."""
+    devices = {parameter.device for parameter in module.parameters()}
+    return len(devices) == 1 and next(iter(devices)).type == "cuda"
+
+
+def recorded(recordings: dict, key, make: Callable[[], object], most: int):
+    """The recording of `key`, from `make` where there is none yet; of more than `most` the oldest is forgotten."""
+    if key not in recordings:
+        if len(recordings) == most:
+            del recordings[next(iter(recordings))]
+        recordings[key] = make()
+    return recordings[key]
+
+
 def record(step: Callable[[], torch.Tensor], device: torch.device) -> tuple[Callable[[], None], torch.Tensor]:
     """Record the launches of `step()` on a CUDA `device`: what does them all again, and the tensor that it then overwrites.
 

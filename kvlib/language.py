@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 import torch
 from transformers.models.qwen2_5_vl.modeling_qwen2_5_vl import apply_rotary_pos_emb
 
-from kvlib.fused import add_and_norm, fused, norm, recording_stream
+from kvlib.fused import add_and_norm, fused, norm, on_one_gpu, recorded, recording_stream
 
 FEW = 1024  # tokens up to which a forward takes as long as its launches, not its work
 LENGTHS = 8  # numbers of tokens for which recordings are kept
@@ -21,6 +21,7 @@ class LanguageModel:
 
     def __init__(self, language):
         self.language, self.seen, self.recordings = language, set(), {}
+        self.can_record = on_one_gpu(language)
 
     def __call__(
         self, layers, embeddings: torch.Tensor, positions: torch.Tensor, look: Callable[[torch.Tensor], None] | None = None
@@ -28,14 +29,11 @@ class LanguageModel:
         """As `run`; from the second time on that so few tokens come in this number, by graphs."""
         tokens, returns = embeddings.shape[1], embeddings.shape[1] in self.seen
         self.seen.add(tokens)
-        if not returns or look is not None or not can_record(self.language, embeddings):
+        if not (returns and look is None and self.can_record and tokens <= FEW):
             return run(self.language, layers, embeddings, positions, look)
         tables = rotary_tables(self.language, embeddings, positions)
-        if tokens not in self.recordings:
-            if len(self.recordings) == LENGTHS:
-                del self.recordings[next(iter(self.recordings))]
-            self.recordings[tokens] = Recording(self.language, embeddings, *tables)
-        return self.recordings[tokens](layers, embeddings, *tables)
+        recording = recorded(self.recordings, tokens, lambda: Recording(self.language, embeddings, *tables), LENGTHS)
+        return recording(layers, embeddings, *tables)
 
 
 class Recording:
@@ -109,12 +107,6 @@ def layer_by_layer(language, embeddings: torch.Tensor, cos: torch.Tensor, sin: t
 def rotary_tables(language, embeddings: torch.Tensor, positions: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """Cosine and sine of M-RoPE at `positions`, for tokens like `embeddings`."""
     return language.rotary_emb(embeddings, positions[:, None].to(embeddings.device))
-
-
-def can_record(language, embeddings: torch.Tensor) -> bool:
-    """Whether `language` lies on one CUDA device, and launches are what takes the time for so few tokens."""
-    devices = {parameter.device for parameter in language.parameters()}
-    return embeddings.is_cuda and embeddings.shape[1] <= FEW and devices == {embeddings.device}
 
 
 def put(targets, sources) -> None:

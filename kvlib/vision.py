@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from transformers.models.qwen2_5_vl.modeling_qwen2_5_vl import apply_rotary_pos_emb_vision
 from transformers.vision_utils import get_vision_position_ids, get_vision_window_index
 
-from kvlib.fused import add_and_norm, fused, norm, record
+from kvlib.fused import add_and_norm, fused, norm, on_one_gpu, record, recorded
 
 FEW = 4096  # patches up to which the tower takes as long as its launches, not its work, and a recording needs little memory
 GRIDS = 4  # for which recordings are kept: each holds what the tower needs while it runs
@@ -41,6 +41,7 @@ class VisionTower:
 
     def __init__(self, visual):
         self.visual, self.layouts, self.recordings = visual, {}, {}
+        self.can_record = on_one_gpu(visual)
 
     def __call__(self, patches: torch.Tensor, grid: Grid) -> torch.Tensor:
         """Features [cells, width of the language model] of the patches [patches, channels x frames x height x width] of one
@@ -49,12 +50,8 @@ class VisionTower:
         patches = patches.to(weight.device, weight.dtype)
         if grid not in self.layouts:
             self.layouts[grid] = layout(self.visual, grid, weight.device)
-        elif can_record(self.visual, patches):  # a grid that comes back: a stream's, not a single picture's
-            if grid not in self.recordings:
-                if len(self.recordings) == GRIDS:
-                    del self.recordings[next(iter(self.recordings))]
-                self.recordings[grid] = Recording(self, patches, self.layouts[grid])
-            return self.recordings[grid](patches)
+        elif self.can_record and len(patches) <= FEW:  # a grid that comes back: a stream's, not a single picture's
+            return recorded(self.recordings, grid, lambda: Recording(self, patches, self.layouts[grid]), GRIDS)(patches)
         return self.features(patches, self.layouts[grid])
 
     def features(self, patches: torch.Tensor, plan: Layout) -> torch.Tensor:
@@ -87,12 +84,6 @@ class Recording:
         self.patches.copy_(patches)
         self.replay()
         return self.features.clone()
-
-
-def can_record(visual, patches: torch.Tensor) -> bool:
-    """Whether `visual` lies on one CUDA device, and launches are what takes the time for so few patches."""
-    devices = {parameter.device for parameter in visual.parameters()}
-    return patches.is_cuda and len(patches) <= FEW and devices == {patches.device}
 
 
 def layout(visual, grid: Grid, device) -> Layout:

@@ -61,6 +61,13 @@ def test_the_readme_says_what_was_measured():
         if what.startswith(("whole chunk", "vision", "decoded")):
             assert f"{float(measured[:-1]):.1f}\ntimes" in readme or f"{float(measured[:-1]):.1f} times" in readme, what
     assert f"{RESULTS['largest']['kvlib']:,}" in readme
+    longest = next(row for row in RESULTS["runs"] if (row["tokens"], row["contender"]) == (130_000, "kvlib"))
+    assert f"first token after {1e3 * longest['ttft']:.0f} ms" in readme
+    larger = json.loads((FOLDER / "results" / "h200_7b.json").read_text())
+    rates = [f"{stream['frames_per_s']:.0f}" for found in (RESULTS, larger) for stream in found["long_streams"]]
+    assert f"at {rates[1]} frames/s ({rates[3]} with" in readme
+    notes = " ".join((FOLDER / "README.md").read_text().split())
+    assert "at 3B {} frames/s with 2 frames a chunk and {} with 8, at 7B {} and {}.".format(*rates) in notes
 
 
 def test_the_table_and_the_figure_are_those_of_the_results():

@@ -70,9 +70,9 @@ def test_a_cpu_records_nothing(model):
 @torch.no_grad()
 def test_recordings_are_made_the_second_time_and_the_oldest_forgotten(model, monkeypatch):
     made = []
-    monkeypatch.setattr(language_module, "can_record", lambda *_: True)
     monkeypatch.setattr(language_module, "Recording", lambda _, embeddings, *tables: made.append(embeddings.shape[1]) or replay)
     forward, numbers = LanguageModel(model.model.language_model), range(10, 11 + LENGTHS)
+    forward.can_record = True
 
     def replay(layers, embeddings, cos, sin):
         return embeddings.shape[1]

@@ -66,11 +66,11 @@ def test_a_cpu_records_nothing(model):
 @torch.no_grad()
 def test_recordings_are_made_the_second_time_and_the_oldest_forgotten(model, monkeypatch):
     made = []
-    monkeypatch.setattr(vision, "can_record", lambda *_: True)
     monkeypatch.setattr(
         vision, "Recording", lambda tower, patches, plan: made.append(len(patches)) or (lambda patches: "replayed")
     )
     tower, grids = VisionTower(model.model.visual), [(1, 4, 4 + 2 * i) for i in range(vision.GRIDS + 1)]
+    tower.can_record = True
     for grid in grids:
         assert tower(patches(grid), grid) != "replayed" and not made
     for _ in range(2):
