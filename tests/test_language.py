@@ -81,6 +81,8 @@ def test_recordings_are_made_the_second_time_and_the_oldest_forgotten(model, mon
         cache = StreamCache(len(forward.language.layers), 40)
         return forward(cache.layers, torch.zeros(1, tokens, 64), text_positions(tokens, 0), look)
 
+    monkeypatch.setattr(language_module, "FEW", numbers[-1])
+    assert all(ask(numbers[-1] + 1).shape == (1, numbers[-1] + 1, 64) for _ in range(2)), "many tokens are not recorded"
     assert ask(10).shape == (1, 10, 64) and not made
     assert ask(10) == ask(10) == 10 and made == [10]
     assert ask(10, look=lambda q: None).shape == (1, 10, 64), "who looks sees every layer's queries"

@@ -71,6 +71,8 @@ def test_recordings_are_made_the_second_time_and_the_oldest_forgotten(model, mon
     )
     tower, grids = VisionTower(model.model.visual), [(1, 4, 4 + 2 * i) for i in range(vision.GRIDS + 1)]
     tower.can_record = True
+    monkeypatch.setattr(vision, "FEW", 60)
+    assert all(tower(patches((1, 8, 8)), (1, 8, 8)) != "replayed" for _ in range(2)), "many patches are not recorded"
     for grid in grids:
         assert tower(patches(grid), grid) != "replayed" and not made
     for _ in range(2):
