@@ -20,7 +20,7 @@ $(READY): pyproject.toml constraints.txt
 	@touch $@
 
 workbook: setup  ## run the notebooks, print the table of criteria
-	$(BIN)/python -m kvlib.workbook
+	$(BIN)/python -m kvlib.lab.workbook
 
 test: setup  ## ruff, pytest, and all notebooks with small parameters
 	$(BIN)/ruff check --quiet .
@@ -32,7 +32,7 @@ lab: setup  ## open the notebooks in JupyterLab
 	$(BIN)/jupyter lab notebooks
 
 figures: setup  ## redraw figures/ from the data stored beside them, without a model
-	$(BIN)/python -m kvlib.figures
+	$(BIN)/python -m kvlib.lab.figures.recipes
 
 clean:  ## delete results/ and caches; figures/ and .venv stay
 	rm -rf results .pytest_cache .ruff_cache .hypothesis *.egg-info

@@ -10,8 +10,11 @@ from pathlib import Path
 
 import torch
 
-from kvlib import EvictionConfig, VideoStreamingInference, experiments, paths, study
+from kvlib import EvictionConfig, VideoStreamingInference
 from kvlib.cache import EIGHT_BIT
+from kvlib.lab.report import paths
+from kvlib.lab.study import experiments
+from kvlib.lab.study import retention as study
 
 BUDGET, LENGTHS, AGES, SEED = 1000, (16, 48), (2, 4, 8), 0
 

@@ -17,11 +17,12 @@ import shapes
 import torch
 from transformers import DynamicCache
 
-from kvlib import EvictionConfig, StreamQwenModel, VideoStreamingInference, experiments, load_processor
+from kvlib import EvictionConfig, StreamQwenModel, VideoStreamingInference, load_processor
 from kvlib.cache import StreamCache
-from kvlib.language import run
-from kvlib.positions import text_positions
-from kvlib.vision import VisionTower
+from kvlib.lab.study import experiments
+from kvlib.ops.language import run
+from kvlib.ops.positions import text_positions
+from kvlib.ops.vision import VisionTower
 
 BF16 = 2
 BF16_ERROR = 0.05  # relative: what bf16 rounding leaves between two orders of summation over all layers

@@ -3,7 +3,8 @@
 import torch
 from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
 
-from kvlib import load_processor, paths
+from kvlib import load_processor
+from kvlib.lab.report import paths
 from kvlib.model import Processor
 
 SHAPES = {  # of the published config.json files

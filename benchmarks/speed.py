@@ -22,10 +22,12 @@ import shapes
 import torch
 from transformers import DynamicCache
 
-from kvlib import EvictionConfig, VideoStreamingInference, experiments, paths, report, stream
-from kvlib.attention import attend
+from kvlib import EvictionConfig, VideoStreamingInference, stream
 from kvlib.cache import EIGHT_BIT
-from kvlib.positions import chunk_positions, text_positions
+from kvlib.lab.report import paths, report
+from kvlib.lab.study import experiments
+from kvlib.ops.attention import attend
+from kvlib.ops.positions import chunk_positions, text_positions
 
 SIZES = {"3b": (5_000, 54_000, 130_000), "7b": (54_000,), "reader": (250, 1_000, 4_000)}  # tokens in the cache
 FRAMES = {"3b": (4, 1080, 1920), "7b": (4, 1080, 1920), "reader": (2, 112, 224)}  # of a chunk: number, height, width

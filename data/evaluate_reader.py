@@ -21,8 +21,10 @@ from statsmodels.stats.proportion import proportion_confint
 from tqdm import tqdm
 from transformers.utils.logging import disable_progress_bar
 
-from kvlib import VideoStreamingInference, experiments, paths
-from kvlib.synthetic import (
+from kvlib import VideoStreamingInference
+from kvlib.lab.report import paths
+from kvlib.lab.study import experiments
+from kvlib.lab.study.synthetic import (
     COLORS,
     MAX_LINE,
     QUESTIONS,

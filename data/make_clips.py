@@ -14,8 +14,8 @@ from pathlib import Path
 
 import srt
 
-from kvlib import paths
-from kvlib.synthetic import COLORS, MAX_LINE, Scene, dejavu_fonts, render, write_video
+from kvlib.lab.report import paths
+from kvlib.lab.study.synthetic import COLORS, MAX_LINE, Scene, dejavu_fonts, render, write_video
 
 WIDTH, HEIGHT, FPS = 560, 280, 24
 CARD_EVERY, BLANK_EVERY = 6, 9  # of the lines: shown on a colour card; followed by a blank screen

@@ -29,7 +29,7 @@ from PIL import Image
 from torch import nn
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-from kvlib import synthetic  # noqa: E402
+from kvlib.lab.study import synthetic  # noqa: E402
 
 PATCH, MERGE = 14, 2
 GLYPHS, LONGEST = 95, 2 * synthetic.MAX_LINE + 1  # kinds of character, 0 for none; characters of a text

@@ -12,8 +12,8 @@ from itertools import accumulate, groupby
 import torch
 from transformers.cache_utils import Cache, CacheLayerMixin
 
-from kvlib.attention import attend
-from kvlib.positions import apply_rope, rotated, rotation, undo_rope
+from kvlib.ops.attention import attend
+from kvlib.ops.positions import apply_rope, rotated, rotation, undo_rope
 
 MOVE_BLOCK = 4096  # tokens of a temporary copy, where a stretch moves by less than its own length
 TURNED = 2**22  # numbers of a temporary copy of keys, of as many layers as fit, which are turned at once

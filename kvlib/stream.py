@@ -7,13 +7,13 @@ from dataclasses import dataclass
 import torch
 
 from kvlib.cache import EIGHT_BIT
-from kvlib.decoding import TokenGraph, buffers_of, can_record
 from kvlib.evictor import EvictionConfig, KVCacheEvictor
-from kvlib.language import LanguageModel
 from kvlib.manager import KVCacheManager
-from kvlib.positions import chunk_positions, text_positions
+from kvlib.ops.decoding import TokenGraph, buffers_of, can_record
+from kvlib.ops.language import LanguageModel
+from kvlib.ops.positions import chunk_positions, text_positions
+from kvlib.ops.vision import VisionTower
 from kvlib.video import grid_of, patchify, stack_frames
-from kvlib.vision import VisionTower
 
 SYSTEM_PROMPT = "You are a helpful assistant."  # Qwen's own default
 DEFAULT_QUESTION = (

@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from kvlib import attention
-from kvlib.attention import attend, fold, merge, unfold
+from kvlib.ops import attention
+from kvlib.ops.attention import attend, fold, merge, unfold
 
 needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 ROWS = 256  # queries of the reference computed at a time

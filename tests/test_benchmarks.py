@@ -6,7 +6,7 @@ import sys
 import pytest
 import torch
 
-from kvlib import paths
+from kvlib.lab.report import paths
 
 FOLDER = paths.ROOT / "benchmarks"
 sys.path.insert(0, str(FOLDER))

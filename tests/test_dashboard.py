@@ -6,8 +6,9 @@ import time
 import numpy as np
 import pytest
 
-from kvlib import dashboard, experiments
-from kvlib.dashboard import Dashboard, answer_table, film_strip
+from kvlib.lab.panel import dashboard
+from kvlib.lab.panel.dashboard import Dashboard, answer_table, film_strip
+from kvlib.lab.study import experiments
 
 
 @pytest.fixture

@@ -6,8 +6,9 @@ import pytest
 import torch
 from test_attention import error, in_fp64, states
 
-from kvlib import EvictionConfig, VideoStreamingInference, decoding
-from kvlib.decoding import can_record
+from kvlib import EvictionConfig, VideoStreamingInference
+from kvlib.ops import decoding
+from kvlib.ops.decoding import can_record
 
 needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 
@@ -89,7 +90,7 @@ def test_a_cpu_records_nothing(engine, frames):
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float8_e4m3fn])
 @pytest.mark.parametrize("tokens", [1, 77, 5389, 130_000])
 def test_the_kernel_against_fp64(tokens, dtype):
-    from kvlib.kernels import OneToken
+    from kvlib.ops.kernels import OneToken
 
     start, (q, *stored) = 37, states(16, 2, 1, tokens - 1, 128, "cuda", torch.bfloat16)
     buffers = [torch.full((1, 2, tokens + 500, 128), 7.0, device="cuda", dtype=dtype) for _ in stored]

@@ -8,9 +8,9 @@ import torch
 from test_language import transformers_forward
 
 from kvlib import EvictionConfig, VideoStreamingInference
-from kvlib import language as language_module
-from kvlib.baselines import LastFrames
-from kvlib.diagnosis import REGIONS, attention_by_region, contiguous_positions, explain
+from kvlib.lab.study.baselines import LastFrames
+from kvlib.lab.study.diagnosis import REGIONS, attention_by_region, contiguous_positions, explain
+from kvlib.ops import language as language_module
 
 MODES = ("keep", "remap", "compact", "unrotated")
 

@@ -9,7 +9,7 @@ import yaml
 from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 
-from kvlib.paths import ROOT
+from kvlib.lab.report.paths import ROOT
 
 ENGLISH, CHINESE = "README.md", "README.zh.md"
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]

@@ -12,7 +12,7 @@ from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 from packaging.utils import canonicalize_name
 
-from kvlib.paths import ROOT
+from kvlib.lab.report.paths import ROOT
 
 FORBIDDEN = ("torchvision", "torchaudio")
 

@@ -4,7 +4,9 @@ import pandas as pd
 import pytest
 import torch
 
-from kvlib import EvictionConfig, VideoStreamingInference, experiments, paths
+from kvlib import EvictionConfig, VideoStreamingInference
+from kvlib.lab.report import paths
+from kvlib.lab.study import experiments
 
 CLIP = paths.DATA / "clips" / "short.mp4"  # 12 s: 12 chunks of 2 frames at 2 per second
 BYTES = 3 * 2 * 2 * 16 * 4  # per token of the tiny model: layers, keys and values, KV heads, head dim, fp32

@@ -8,8 +8,11 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from kvlib import chinese, figures, paths, plots
-from kvlib.report import Report
+from kvlib.lab.figures import labels as chinese
+from kvlib.lab.figures import plots
+from kvlib.lab.figures import recipes as figures
+from kvlib.lab.report import paths
+from kvlib.lab.report.report import Report
 
 SCORES = pd.DataFrame(
     [dict(question="title", position_mode=mode, chunks=n, correct=n % 5, n=7) for mode in ("keep", "remap") for n in (8, 21)]
@@ -96,7 +99,9 @@ def test_every_label_has_a_chinese_one(name, monkeypatch):
 def test_chinese_figures_stand_beside_the_english_ones(tmp_path, monkeypatch):
     figures.store("05_drift", tmp_path, {}, {"drift": pd.DataFrame(dict(turns=[1, 9], method="chain", error=[0.1, 0.2]))})
     monkeypatch.setattr(chinese, "chinese_font", lambda: "DejaVu Sans")
-    monkeypatch.setattr("kvlib.plots.save_figure", lambda _figure, name, folder, _: (folder / f"{name}.png").touch())
+    monkeypatch.setattr(
+        "kvlib.lab.figures.plots.save_figure", lambda _figure, name, folder, _: (folder / f"{name}.png").touch()
+    )
     monkeypatch.setenv("FIGURE_LANG", "zh")
     labels = [text.get_text() for text in chinese.texts(figures.redraw("05_drift", tmp_path))]
     assert "淘汰次数" in labels and "连续旋转" in labels and "evictions" not in labels

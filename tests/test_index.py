@@ -5,8 +5,9 @@ import re
 import nbformat
 import pandas as pd
 
-from kvlib import figures, index
-from kvlib.report import Report
+from kvlib.lab.figures import recipes as figures
+from kvlib.lab.report import index
+from kvlib.lab.report.report import Report
 
 
 def finished(tmp_path, name: str, verdict: bool) -> Report:

@@ -7,10 +7,10 @@ import torch
 import torch.nn.functional as F
 from transformers.cache_utils import Cache
 
-from kvlib import language as language_module
 from kvlib.cache import StreamCache
-from kvlib.language import FEW, LENGTHS, LanguageModel, run
-from kvlib.positions import text_positions
+from kvlib.ops import language as language_module
+from kvlib.ops.language import FEW, LENGTHS, LanguageModel, run
+from kvlib.ops.positions import text_positions
 
 
 def transformers_forward(language, layers, embeddings, positions, look=None) -> torch.Tensor:

@@ -5,8 +5,9 @@ import threading
 import numpy as np
 import pytest
 
-from kvlib import EvictionConfig, paths
-from kvlib.live import KINDS, LiveStream
+from kvlib import EvictionConfig
+from kvlib.lab.panel.live import KINDS, LiveStream
+from kvlib.lab.report import paths
 
 CLIP = paths.DATA / "clips/short.mp4"
 CHUNKS = 12  # of two frames, at two frames per second

@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-from kvlib import paths
+from kvlib.lab.report import paths
 
 
 @pytest.fixture(autouse=True)
@@ -28,7 +28,7 @@ def root(tmp_path, monkeypatch):
 
 
 def test_root_does_not_depend_on_the_working_directory(tmp_path):
-    code = "import kvlib.paths as p; print(p.ROOT)"
+    code = "import kvlib.lab.report.paths as p; print(p.ROOT)"
     seen = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=True)
     assert seen.stdout.strip() == str(paths.ROOT)
     assert (paths.ROOT / "pyproject.toml").is_file()

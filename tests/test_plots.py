@@ -11,9 +11,10 @@ from matplotlib.container import ErrorbarContainer
 from PIL import Image
 from statsmodels.stats.proportion import proportion_confint
 
-from kvlib import paths, plots
-from kvlib.report import Report
-from kvlib.scoring import Subtitle, score_answers, score_lines
+from kvlib.lab.figures import plots
+from kvlib.lab.report import paths
+from kvlib.lab.report.report import Report
+from kvlib.lab.study.scoring import Subtitle, score_answers, score_lines
 
 SCORES = pd.DataFrame(
     [
@@ -129,8 +130,8 @@ DRAW = """
 import sys
 from pathlib import Path
 from tests.test_plots import SCORES
-from kvlib.plots import plot_accuracy_over_length, save_figure
-from kvlib.report import Report
+from kvlib.lab.figures.plots import plot_accuracy_over_length, save_figure
+from kvlib.lab.report.report import Report
 save_figure(plot_accuracy_over_length(SCORES), "04", Path(sys.argv[1]), Report("04", {"SEED": 0}, 0, "cpu").provenance())
 """
 

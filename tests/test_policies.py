@@ -8,10 +8,10 @@ from transformers.models.qwen2_5_vl.modeling_qwen2_5_vl import apply_rotary_pos_
 from kvlib import EvictionConfig, evictor
 from kvlib.cache import ChunkSpan, StreamCache, StreamLayer, turn_keys
 from kvlib.evictor import POSITION_MODES
+from kvlib.ops.positions import chunk_positions, rotate_keys, rotation
 from kvlib.policies import Importance, SinkWindow, Uniform
 from kvlib.policies.history import history
 from kvlib.policies.scorers import SCORERS
-from kvlib.positions import chunk_positions, rotate_keys, rotation
 
 POLICIES = [SinkWindow(), Uniform(), *map(Importance, SCORERS)]  # the test matrix: a new policy is one line here
 CONTIGUOUS = [mode for mode in POSITION_MODES if mode != "keep"]

@@ -5,7 +5,7 @@ import torch
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from kvlib.positions import chunk_positions, rotate_keys
+from kvlib.ops.positions import chunk_positions, rotate_keys
 
 
 def stream_positions(chunks, time_step):

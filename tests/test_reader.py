@@ -10,10 +10,12 @@ import torch
 from test_stream import next_logits, one_shot_logits
 from transformers import AutoTokenizer, Qwen2_5_VLForConditionalGeneration
 
-from kvlib import EvictionConfig, VideoStreamingInference, experiments, paths
-from kvlib.synthetic import QUESTIONS
+from kvlib import EvictionConfig, VideoStreamingInference
+from kvlib.lab.report import paths
+from kvlib.lab.study import experiments
+from kvlib.lab.study.synthetic import QUESTIONS
+from kvlib.ops.vision import VisionTower
 from kvlib.video import VideoChunks
-from kvlib.vision import VisionTower
 
 SHORT = paths.ROOT / "data" / "clips" / "short.mp4"
 

@@ -4,7 +4,8 @@ import re
 
 import pandas as pd
 
-from kvlib import paths, study
+from kvlib.lab.report import paths
+from kvlib.lab.study import retention as study
 
 README = " ".join((paths.ROOT / "README.md").read_text().split())
 

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 import torch
 
-from kvlib import paths, report
-from kvlib.report import Report
+from kvlib.lab.report import paths, report
+from kvlib.lab.report.report import Report
 
 
 @pytest.fixture(autouse=True)

@@ -6,7 +6,7 @@ import re
 import pandas as pd
 import pytest
 
-from kvlib.scoring import (
+from kvlib.lab.study.scoring import (
     Subtitle,
     collect_lines,
     is_no_text,

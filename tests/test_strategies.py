@@ -3,9 +3,9 @@
 import pandas as pd
 import pytest
 
-from kvlib import study
-from kvlib.strategies import HOLD, Strategy, Viewer, best_pair, combine, strategies, try_strategies
-from kvlib.synthetic import QUESTIONS, render
+from kvlib.lab.study import retention as study
+from kvlib.lab.study.strategies import HOLD, Strategy, Viewer, best_pair, combine, strategies, try_strategies
+from kvlib.lab.study.synthetic import QUESTIONS, render
 
 BUDGET = 320
 AGES = (1, 2)

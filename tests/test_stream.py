@@ -12,8 +12,8 @@ from transformers.models.qwen2_5_vl.modeling_qwen2_5_vl import apply_rotary_pos_
 from kvlib import EvictionConfig, VideoStreamingInference
 from kvlib import stream as stream_module
 from kvlib.cache import ChunkSpan, StreamLayer, fitting, turn_keys
+from kvlib.ops.positions import rotation
 from kvlib.policies import POLICIES
-from kvlib.positions import rotation
 from kvlib.video import patchify
 
 
@@ -150,7 +150,7 @@ def test_remap_makes_the_survivors_contiguous_and_keep_leaves_the_hole(engine, f
 
 def test_remapping_turns_the_sink_from_its_original_keys(engine, frames):
     """After many evictions the sink's keys are one rotation of the first ones, not a chain of rotations."""
-    from kvlib.positions import rotate_keys
+    from kvlib.ops.positions import rotate_keys
 
     streamed = engine(EvictionConfig(200, position_mode="remap"))
     streamed.append_video_chunk(frames(2, 0))

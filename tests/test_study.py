@@ -4,8 +4,11 @@ import pandas as pd
 import pytest
 import torch
 
-from kvlib import EvictionConfig, VideoStreamingInference, experiments, paths, study
-from kvlib.synthetic import BLANK_ANSWER, COLORS, QUESTIONS, answer
+from kvlib import EvictionConfig, VideoStreamingInference
+from kvlib.lab.report import paths
+from kvlib.lab.study import experiments
+from kvlib.lab.study import retention as study
+from kvlib.lab.study.synthetic import BLANK_ANSWER, COLORS, QUESTIONS, answer
 
 AGES = (1, 3, 6)
 

@@ -14,7 +14,8 @@ import psutil
 import pytest
 from distributed import Client
 
-from kvlib import paths, sweep
+from kvlib.lab.report import paths
+from kvlib.lab.sweep import sweep
 
 PARAMETERS = """
 TOKENS = 1
@@ -35,7 +36,7 @@ package.__path__ = [{str(paths.ROOT / "kvlib")!r}]
 sys.modules["kvlib"] = package
 """
 REPORT = f"""{WITHOUT_MODELS}
-from kvlib.report import Report
+from kvlib.lab.report.report import Report
 report = Report("tiny", dict(TOKENS=TOKENS, MODE=MODE), 0, "cpu", OUTPUT_DIR)
 report.measure("constant", 7)
 report.measure("accuracy", TOKENS / 10 + (MODE == "remap"), n=20, interval=(0.0, 2.0), unit="share")

@@ -8,8 +8,9 @@ import av
 import numpy as np
 import pytest
 
-from kvlib import paths, scoring, synthetic
-from kvlib.synthetic import Scene, answer, draw_stream, read_video, render, write_video
+from kvlib.lab.report import paths
+from kvlib.lab.study import scoring, synthetic
+from kvlib.lab.study.synthetic import Scene, answer, draw_stream, read_video, render, write_video
 
 CLIPS = paths.DATA / "clips"
 

@@ -7,8 +7,10 @@ import pytest
 import torch
 from transformers.models.qwen2_5_vl.modeling_qwen2_5_vl import Qwen2_5_VLMLP
 
-from kvlib import experiments, paths, vision
-from kvlib.vision import FEW, VisionTower, feed_forward, layout
+from kvlib.lab.report import paths
+from kvlib.lab.study import experiments
+from kvlib.ops import vision
+from kvlib.ops.vision import FEW, VisionTower, feed_forward, layout
 
 GRIDS = [(1, 4, 6), (2, 10, 20), (3, 18, 8), (1, 2, 2), (2, 8, 8), (1, 24, 34)]
 

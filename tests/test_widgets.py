@@ -2,7 +2,7 @@
 
 import pytest
 
-from kvlib.widgets import rerun_panel
+from kvlib.lab.panel.widgets import rerun_panel
 
 
 def test_the_button_runs_with_the_values_in_the_fields():

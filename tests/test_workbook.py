@@ -8,11 +8,12 @@ import nbformat
 import papermill
 import pytest
 
-from kvlib import paths, workbook
+from kvlib.lab import workbook
+from kvlib.lab.report import paths
 from kvlib.stream import DEFAULT_QUESTION
 
 GOOD = """
-from kvlib.report import Report
+from kvlib.lab.report.report import Report
 report = Report(NAME, {"CHUNK_FRAMES": CHUNK_FRAMES}, 0, "cpu")
 report.check("P1", "chunk size", CHUNK_FRAMES, CHUNK_FRAMES < 10)
 report.write()

@@ -11,7 +11,7 @@ import torch
 from torch.nn.functional import cosine_similarity
 
 from kvlib.cache import ChunkSpan, StreamCache
-from kvlib.positions import rotate_keys
+from kvlib.ops.positions import rotate_keys
 
 
 def value_norm(cache: StreamCache, chunks: Sequence[ChunkSpan], inverse_frequencies: torch.Tensor) -> float:

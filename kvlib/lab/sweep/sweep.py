@@ -1,6 +1,6 @@
 """Run one notebook for every combination of parameters, in parallel on Dask, and gather what the runs measured:
 
-    python -m kvlib.sweep notebooks/02_oom_free.ipynb -g MAX_CACHE_TOKENS=800,1300,2000 -g CHUNK_FRAMES=2,4
+    python -m kvlib.lab.sweep.sweep notebooks/02_oom_free.ipynb -g MAX_CACHE_TOKENS=800,1300,2000 -g CHUNK_FRAMES=2,4
 
 Every combination, a cell of the grid, has a folder under `results/sweeps/<notebook>/`, such as
 `MAX_CACHE_TOKENS=800,CHUNK_FRAMES=2`: the executed notebook, its output as `log.txt`, its reports and figures, and as the
@@ -56,9 +56,10 @@ from matplotlib.figure import Figure
 from papermill.exceptions import PapermillExecutionError
 from tqdm import tqdm
 
-from kvlib import paths, plots
-from kvlib.report import git_state, write_atomic
-from kvlib.workbook import ERROR_LINES, QUIET
+from kvlib.lab.figures import plots
+from kvlib.lab.report import paths
+from kvlib.lab.report.report import git_state, write_atomic
+from kvlib.lab.workbook import ERROR_LINES, QUIET
 
 CPU_WORKERS = 4  # at most, without GPUs: every kernel holds a model
 RETRIES = 3  # of a cell whose worker died; more often, and the cell itself is taken for the cause
@@ -192,7 +193,7 @@ def run_cell(source: str, stem: str, values: dict, folder: Path, run: str) -> di
         raise InterruptedError(f"{folder.name} was stopped")
     RUNNING.discard(part)
     if not error and not list(part.glob("*_report.json")):
-        error = f"{stem} left no *_report.json in its OUTPUT_DIR: let it write a kvlib.report.Report"
+        error = f"{stem} left no *_report.json in its OUTPUT_DIR: let it write a kvlib.lab.report.report.Report"
     outcome = {
         "status": "failed" if error else "done",
         "seconds": seconds,
@@ -242,7 +243,7 @@ def gather(out: Path, cells: dict[str, dict], outcomes: dict[str, dict]) -> pd.D
     """The table of a sweep: one row per cell and measurement or criterion, one row without a name for a failed cell.
 
     Columns: one per parameter (as JSON where its values are not all numbers, all texts or all truth values), `status`,
-    `seconds`, and name, value, n, low, high, unit as `kvlib.report.Report.measure` takes them; a criterion has its id as
+    `seconds`, and name, value, n, low, high, unit as `kvlib.lab.report.report.Report.measure` takes them; a criterion has its id as
     `name` and a `verdict`. What is no number stands in `text`, and its `value` is missing.
     """
     rows = []
@@ -452,7 +453,9 @@ def _say_what_is_kept(outcomes: dict[str, dict], cells: int):
 
 
 def _parse(arguments: list[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="python -m kvlib.sweep", description="Run a notebook over a grid of parameters.")
+    parser = argparse.ArgumentParser(
+        prog="python -m kvlib.lab.sweep.sweep", description="Run a notebook over a grid of parameters."
+    )
     parser.add_argument("notebook", metavar="NOTEBOOK", type=paths.resolve, help="the notebook's path")
     parser.add_argument(
         "-g", action="append", default=[], metavar="NAME=VALUE,VALUE", dest="grid", help="values of one parameter, as YAML"
@@ -530,6 +533,6 @@ def _read_slurm(path: str) -> dict:
 
 
 if __name__ == "__main__":
-    from kvlib.sweep import main  # workers know this module by that name, not as __main__
+    from kvlib.lab.sweep.sweep import main  # workers know this module by that name, not as __main__
 
     sys.exit(main())

@@ -11,9 +11,12 @@ import ipywidgets as widgets
 import pandas as pd
 from PIL import Image
 
-from kvlib import EvictionConfig, VideoStreamingInference, experiments, paths, plots
+from kvlib import EvictionConfig, VideoStreamingInference
 from kvlib.evictor import POSITION_MODES
-from kvlib.live import KINDS, LiveStream
+from kvlib.lab.figures import plots
+from kvlib.lab.panel.live import KINDS, LiveStream
+from kvlib.lab.report import paths
+from kvlib.lab.study import experiments
 from kvlib.policies import POLICIES, Importance
 from kvlib.policies.scorers import SCORERS
 

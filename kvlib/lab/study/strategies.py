@@ -11,9 +11,9 @@ from dataclasses import asdict, dataclass, replace
 import pandas as pd
 
 from kvlib.evictor import EvictionConfig
-from kvlib.experiments import each_stream, judge, play, resize_to_height
+from kvlib.lab.study.experiments import each_stream, judge, play, resize_to_height
+from kvlib.lab.study.retention import ask_all, draw_history_stream, summarise
 from kvlib.stream import VideoStreamingInference
-from kvlib.study import ask_all, draw_history_stream, summarise
 
 HOLD = 2  # chunks
 

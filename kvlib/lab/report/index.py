@@ -9,7 +9,7 @@ import nbformat
 import pandas as pd
 from nbconvert import HTMLExporter
 
-from kvlib.report import write_atomic
+from kvlib.lab.report.report import write_atomic
 
 STYLE = """
 body { font: 15px/1.5 sans-serif; max-width: 60rem; margin: 2rem auto; padding: 0 1rem; color: #222 }

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import numpy as np
 
-from kvlib.experiments import resize_to_height
-from kvlib.scoring import read_srt, reads, truth_at
+from kvlib.lab.study.experiments import resize_to_height
+from kvlib.lab.study.scoring import read_srt, reads, truth_at
 from kvlib.stream import VideoStreamingInference
 from kvlib.video import VideoChunks
 

@@ -1,7 +1,7 @@
 """What an experiment found, and what it was found with: criteria, measurements and provenance.
 
 A notebook makes one `Report`, adds to it as it goes, and writes it at the end, as text for people and as JSON for
-`kvlib.workbook` and later analyses.
+`kvlib.lab.workbook` and later analyses.
 """
 
 import importlib.metadata
@@ -18,7 +18,7 @@ import pandas as pd
 import torch
 from pandas.io.formats.style import Styler
 
-from kvlib import paths
+from kvlib.lab.report import paths
 
 PASS, FAIL, WARN = "PASS", "FAIL", "WARN"
 
@@ -103,7 +103,7 @@ class Report:
         )
 
     def write(self) -> Path:
-        """Write `<experiment>_report.txt` and `.json` where `kvlib.paths.report_path` says; return the text's path."""
+        """Write `<experiment>_report.txt` and `.json` where `kvlib.lab.report.paths.report_path` says; return the text's path."""
         content = self.as_dict()
         path = paths.report_path(self.experiment, self.output_dir)
         write_atomic(path.with_suffix(".json"), json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False))

@@ -16,16 +16,16 @@ import torch
 from scipy.stats import bootstrap
 from tqdm.auto import tqdm
 
-from kvlib.baselines import LastFrames
-from kvlib.diagnosis import attention_by_region, contiguous_positions, explain
 from kvlib.evictor import EvictionConfig
-from kvlib.experiments import count_correct, each_stream, engines_by_mode, judge, play, watch_together
+from kvlib.lab.study.baselines import LastFrames
+from kvlib.lab.study.diagnosis import attention_by_region, contiguous_positions, explain
+from kvlib.lab.study.experiments import count_correct, each_stream, engines_by_mode, judge, play, watch_together
+from kvlib.lab.study.scoring import read_srt, reads, truth_at
+from kvlib.lab.study.synthetic import COLORS, QUESTIONS, Scene, answer, draw_stream
+from kvlib.ops.positions import rotate_keys
 from kvlib.policies import Importance
 from kvlib.policies.scorers import SCORERS
-from kvlib.positions import rotate_keys
-from kvlib.scoring import read_srt, reads, truth_at
 from kvlib.stream import VideoStreamingInference
-from kvlib.synthetic import COLORS, QUESTIONS, Scene, answer, draw_stream
 from kvlib.video import VideoChunks
 
 MAX_NEW_TOKENS = 60
@@ -214,7 +214,7 @@ def blame(model, processor, budget: int, lengths: tuple[int, int], ages, streams
     """Why a stream that keeps its holes answers wrong: a table [stream, question, age, correct, reason].
 
     Every wrong answer is asked for again in two other worlds: the same tokens at contiguous positions, and the same positions
-    with nothing evicted (`kvlib.diagnosis.explain`).
+    with nothing evicted (`kvlib.lab.study.diagnosis.explain`).
     """
 
     def watch(stream: int) -> list[dict]:

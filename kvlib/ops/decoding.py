@@ -5,8 +5,8 @@ from collections.abc import Callable
 import torch
 
 from kvlib.cache import EIGHT_BIT, StreamCache, StreamLayer, fitting
-from kvlib.fused import compiles, on_one_gpu, record
-from kvlib.language import run
+from kvlib.ops.fused import compiles, on_one_gpu, record
+from kvlib.ops.language import run
 
 ADA = (8, 9)  # compute capability that knows 8-bit numbers
 HEAD_DIMS = (16, 32, 64, 128, 256)  # that the kernel takes
@@ -58,7 +58,7 @@ class TokenGraph:
     """
 
     def __init__(self, model, cache: StreamCache):
-        from kvlib.kernels import OneToken  # not everywhere is there a Triton to import
+        from kvlib.ops.kernels import OneToken  # not everywhere is there a Triton to import
 
         device = model.lm_head.weight.device
         self.model, self.cache, self.recorded_for = model, cache, buffers_of(cache)

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from transformers.models.qwen2_5_vl.modeling_qwen2_5_vl import apply_rotary_pos_emb_vision
 from transformers.vision_utils import get_vision_position_ids, get_vision_window_index
 
-from kvlib.fused import add_and_norm, fused, norm, on_one_gpu, record, recorded
+from kvlib.ops.fused import add_and_norm, fused, norm, on_one_gpu, record, recorded
 
 FEW = 4096  # patches up to which the tower takes as long as its launches, not its work, and a recording needs little memory
 GRIDS = 4  # for which recordings are kept: each holds what the tower needs while it runs

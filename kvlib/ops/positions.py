@@ -6,7 +6,7 @@ are those of Qwen2-VL (arXiv:2409.12191, section 2.1) with the absolute time of 
 
 import torch
 
-from kvlib.fused import fused
+from kvlib.ops.fused import fused
 
 
 def text_positions(length: int, start: int) -> torch.Tensor:

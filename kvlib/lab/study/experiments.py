@@ -16,15 +16,15 @@ from statsmodels.stats.proportion import proportion_confint
 from torch.nn.functional import interpolate
 from tqdm.auto import tqdm
 
-from kvlib import paths
-from kvlib.baselines import LastFrames
 from kvlib.evictor import EvictionConfig
+from kvlib.lab.report import paths
+from kvlib.lab.report.report import device_name, write_atomic
+from kvlib.lab.study.baselines import LastFrames
+from kvlib.lab.study.scoring import normalise
+from kvlib.lab.study.synthetic import QUESTIONS, Scene, draw_stream, render, write_video
+from kvlib.lab.study.synthetic import answer as true_answer
 from kvlib.model import Processor, StreamQwenModel, load_processor
-from kvlib.report import device_name, write_atomic
-from kvlib.scoring import normalise
 from kvlib.stream import VideoStreamingInference
-from kvlib.synthetic import QUESTIONS, Scene, draw_stream, render, write_video
-from kvlib.synthetic import answer as true_answer
 from kvlib.video import VideoChunks
 
 CARD_LIMIT = int(23.3 * 2**30)  # bytes: what a 24 GB card leaves to a process

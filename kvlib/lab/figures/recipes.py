@@ -1,6 +1,6 @@
 """The workbook's figures by name: each is stored as data first and drawn from what was stored, so that it can be drawn again.
 
-    python -m kvlib.figures [FOLDER ...]    # no model, no notebook; figures/ and figures/full_size/ by default
+    python -m kvlib.lab.figures.recipes [FOLDER ...]    # no model, no notebook; figures/ and figures/full_size/ by default
 
 Beside the figures `data/` holds, for each, its tables as CSV, and its caption, plain numbers and provenance as JSON.
 """
@@ -15,8 +15,10 @@ from typing import NamedTuple
 import pandas as pd
 from matplotlib.figure import Figure
 
-from kvlib import chinese, paths, plots
-from kvlib.report import Report, write_atomic
+from kvlib.lab.figures import labels as chinese
+from kvlib.lab.figures import plots
+from kvlib.lab.report import paths
+from kvlib.lab.report.report import Report, write_atomic
 
 MISSING = "#N/A"  # in the CSV files; an empty text stays one
 
@@ -81,7 +83,9 @@ def make(name: str, report: Report, **data) -> Figure:
     Files go where the report's figures go. Raises ValueError for a name without a recipe.
     """
     if name not in RECIPES:
-        raise ValueError(f"no recipe for a figure {name!r}: add one to kvlib.figures.RECIPES ({', '.join(RECIPES)})")
+        raise ValueError(
+            f"no recipe for a figure {name!r}: add one to kvlib.lab.figures.recipes.RECIPES ({', '.join(RECIPES)})"
+        )
     folder = paths.figure_dir(report.output_dir)
     store(name, folder, report.provenance(), data)
     return redraw(name, folder)
@@ -127,7 +131,9 @@ def redraw(name: str, folder: Path) -> Figure:
 
 
 def main(arguments: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(prog="python -m kvlib.figures", description="Draw the figures again from stored data.")
+    parser = argparse.ArgumentParser(
+        prog="python -m kvlib.lab.figures.recipes", description="Draw the figures again from stored data."
+    )
     parser.add_argument("folders", nargs="*", type=Path, default=[paths.FIGURES, paths.FIGURES / "full_size"])
     for folder in parser.parse_args(arguments).folders:
         names = sorted(path.stem for path in (folder / "data").glob("*.json"))

@@ -20,7 +20,7 @@ def find_root() -> Path:
     Raises FileNotFoundError when kvlib was installed outside its repository and is used outside it too.
     """
     cwd = Path.cwd()
-    for folder in (Path(__file__).resolve().parent.parent, cwd, *cwd.parents):
+    for folder in (Path(__file__).resolve().parents[3], cwd, *cwd.parents):
         if (folder / "pyproject.toml").is_file() and (folder / "kvlib").is_dir():
             return folder
     raise FileNotFoundError(

@@ -19,7 +19,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 from statsmodels.stats.proportion import proportion_confint
 
-from kvlib.report import write_atomic
+from kvlib.lab.report.report import write_atomic
 
 # Inches. An A4 page with margins of 2.5 cm leaves 16 cm for text; two columns lie 4 mm apart.
 TWO_COLUMNS = 6.3
@@ -151,8 +151,8 @@ def plot_line_timeline(lines: pd.DataFrame, asks: pd.DataFrame) -> Figure:
     """03: every subtitle over time by what became of it, and the moments of the questions.
 
     Args:
-        lines: `kvlib.scoring.score_lines`: `start_s`, `end_s`, `text`, `asked`, `found`.
-        asks: `kvlib.scoring.score_answers`: `time_s`, `exact`.
+        lines: `kvlib.lab.study.scoring.score_lines`: `start_s`, `end_s`, `text`, `asked`, `found`.
+        asks: `kvlib.lab.study.scoring.score_answers`: `time_s`, `exact`.
 
     The title gives the share of right answers with its 95% Wilson interval.
     """
@@ -265,7 +265,7 @@ def plot_strategies(summary: pd.DataFrame) -> Figure:
     """04: what each strategy answers, now and backward, with its price in seconds per chunk.
 
     Args:
-        summary: of `kvlib.study.summarise`, by strategy, with seconds: the names are its index.
+        summary: of `kvlib.lab.study.retention.summarise`, by strategy, with seconds: the names are its index.
     """
     fig, axes = _figure(TWO_COLUMNS, 0.9 + 0.24 * len(summary), ncols=2, sharey=True, width_ratios=[2, 1])
     places = np.arange(len(summary))[::-1]
@@ -315,7 +315,7 @@ def plot_attention(shares: pd.DataFrame) -> Figure:
     """04: where the question looks, by layer, a panel per position mode; shares of attention, mean over heads.
 
     Args:
-        shares: `kvlib.diagnosis.attention_by_region` with a column `position_mode`; several streams may follow one another.
+        shares: `kvlib.lab.study.diagnosis.attention_by_region` with a column `position_mode`; several streams may follow one another.
     """
     modes = list(shares["position_mode"].unique())
     fig, axes = _figure(TWO_COLUMNS, 2.4, ncols=len(modes), sharey=True, squeeze=False)
@@ -340,7 +340,7 @@ def plot_drift(drift: pd.DataFrame) -> Figure:
     """05: relative error of bf16 keys over the number of turns, rotating the last result or the kept original.
 
     Args:
-        drift: `kvlib.study.drift`: `turns`, `method`, `error`.
+        drift: `kvlib.lab.study.retention.drift`: `turns`, `method`, `error`.
     """
     fig, axis = _figure(ONE_COLUMN, 2.4)
     with plt.rc_context(STYLE):

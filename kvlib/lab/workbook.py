@@ -1,4 +1,4 @@
-"""Run the notebooks and print the table of criteria: `python -m kvlib.workbook [NOTEBOOK ...] [-p NAME VALUE]`.
+"""Run the notebooks and print the table of criteria: `python -m kvlib.lab.workbook [NOTEBOOK ...] [-p NAME VALUE]`.
 
 Executed copies, reports and a page that shows all go to `results/`, figures to `figures/`. The exit status is 1 when a
 notebook did not finish, left no report, or has a criterion that failed; 2 for a wrong argument.
@@ -14,9 +14,9 @@ from pathlib import Path
 
 import papermill
 
-from kvlib import paths
-from kvlib.index import write_index
-from kvlib.report import FAIL
+from kvlib.lab.report import paths
+from kvlib.lab.report.index import write_index
+from kvlib.lab.report.report import FAIL
 
 NOTEBOOK_DIR = paths.ROOT / "notebooks"
 NOTEBOOKS = sorted(path.stem for path in NOTEBOOK_DIR.glob("*.ipynb"))
@@ -85,7 +85,7 @@ def print_criteria(criteria: list[dict]):
 
 
 def _parse(arguments: list[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="python -m kvlib.workbook", description="Run the notebooks.")
+    parser = argparse.ArgumentParser(prog="python -m kvlib.lab.workbook", description="Run the notebooks.")
     parser.add_argument("notebooks", nargs="*", metavar="NOTEBOOK", help=f"any of {', '.join(NOTEBOOKS)}; all if none")
     parser.add_argument(
         "-p",

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 import torch
 from transformers.models.qwen2_5_vl.modeling_qwen2_5_vl import apply_rotary_pos_emb
 
-from kvlib.fused import add_and_norm, fused, norm, on_one_gpu, recorded, recording_stream
+from kvlib.ops.fused import add_and_norm, fused, norm, on_one_gpu, recorded, recording_stream
 
 FEW = 1024  # tokens up to which a forward takes as long as its launches, not its work
 LENGTHS = 8  # numbers of tokens for which recordings are kept

@@ -10,8 +10,8 @@ import pandas as pd
 import torch
 
 from kvlib.evictor import to_back
+from kvlib.ops.positions import apply_rope
 from kvlib.policies.history import history
-from kvlib.positions import apply_rope
 
 REGIONS = ("sink", "history", "recent", "question")
 RECENT_SHARE = 0.5  # of the tokens behind the sink: the recent window, as the policies have it

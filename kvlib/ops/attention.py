@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch.backends.cuda import SDPAParams, can_use_flash_attention
 
-from kvlib.fused import fused
+from kvlib.ops.fused import fused
 
 MANY = 256  # queries from which on cuDNN's kernel is worth its plan, made anew for every length
 HOPPER = (9, 0)  # compute capability from which on cuDNN's kernel is the faster one
