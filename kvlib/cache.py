@@ -1,127 +1,223 @@
 """The key-value cache: one preallocated buffer per layer, written in place, cut in the middle without moving the window.
 
-A layer keeps its stored tokens in one contiguous stretch `[start, stop)` of a buffer. Appending writes behind `stop`.
-Evicting a stretch moves the smaller of the two sides over the gap: for a sink and a window that is the sink, so an eviction
-costs O(sink). The free space that collects before `start` is won back by one move to the front when the end is reached.
+The stored tokens of all layers lie in one contiguous stretch of the buffers, whose bounds are part of the stream's state. New
+tokens are written behind it, through a `Tail`, and become part of the stream when a new state says so. Evicting a stretch moves
+the smaller of its two sides over the gap: for a sink and a window that is the sink, so an eviction costs O(sink). The free
+space that collects before the stretch is won back by one move to the front when the end of the buffers is reached.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-from itertools import accumulate, groupby
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from itertools import groupby
 
 import torch
 from transformers.cache_utils import Cache, CacheLayerMixin
 
-from kvlib.ops.attention import attend
+from kvlib.ops.attention import chunk_attention
 from kvlib.ops.positions import apply_rope, rotated, rotation, undo_rope
+from kvlib.ops.storage import EIGHT_BIT, saturating_cast
+from kvlib.state import Current, StreamState
 
-MOVE_BLOCK = 4096  # tokens of a temporary copy, where a stretch moves by less than its own length
-TURNED = 2**22  # numbers of a temporary copy of keys, of as many layers as fit, which are turned at once
-EIGHT_BIT = torch.float8_e4m3fn  # the one narrower dtype that keys and values may be stored in
-GROWTH = 1.25  # factor by which an unbounded layer grows; layers grow one by one, so the peak is one layer's copy
-
-
-def fitting(states: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
-    """`states` in `dtype`; what 8 bits cannot hold becomes the largest that they can."""
-    if dtype == EIGHT_BIT:
-        states = states.clamp(-torch.finfo(dtype).max, torch.finfo(dtype).max)
-    return states.to(dtype)
+MOVE_BLOCK = 4096  # tokens that are copied at once, by way of a temporary copy, where a stretch moves by less than that
+ROTATED_AT_ONCE = 2**22  # numbers of the keys that are rotated together, of as many layers as fit
+GROWTH = 1.25  # factor by which the buffers of a stream without a budget grow, one after the other: the peak is one copy
 
 
 @dataclass(frozen=True)
-class ChunkSpan:
-    """One remembered chunk: its tokens in the cache, its positions [start, stop) now, the `origin` where it started when its
-    keys were computed, and the `score` that a policy may have given it."""
+class Move:
+    """A pending step: copy `length` tokens of every layer from offset `source` to `target`, which do not overlap."""
+
+    source: int
+    target: int
+    length: int
+
+    def run(self, state: StreamState) -> None:
+        for buffer in state.buffers:
+            moved = buffer[..., self.source : self.source + self.length, :]
+            buffer[..., self.target : self.target + self.length, :] = moved
+
+
+@dataclass(frozen=True)
+class OverlappingMove:
+    """A pending step: as `Move`, of one `layer`, to a target that overlaps the source. It is done by way of a copy, which
+    becomes
+    part of the state before the target is written: a second run would read what the first has overwritten."""
+
+    layer: int
+    source: int
+    target: int
+    length: int
+
+    def run(self, state: StreamState) -> "Write":
+        moved = state.buffers[self.layer][..., self.source : self.source + self.length, :]
+        return Write(self.layer, self.target, moved.clone())
+
+
+@dataclass(frozen=True)
+class Write:
+    """A pending step: write `states` [2, 1, KV heads, n, head dim] to offset `target` of one `layer`."""
+
+    layer: int
+    target: int
+    states: torch.Tensor
+
+    def run(self, state: StreamState) -> None:
+        state.buffers[self.layer][..., self.target : self.target + self.states.shape[-2], :] = self.states
+
+
+@dataclass(frozen=True)
+class Rerotation:
+    """A pending step: write the keys of a chunk, at offset `target`, rotated by `shift` positions from how they were computed:
+    always from the original keys, so that nothing drifts however often it happens. cos, sin: of `rotation(shift)`."""
 
     index: int
+    target: int
     tokens: int
-    start: int
-    stop: int
-    origin: int
-    score: float = 0.0
+    cos: torch.Tensor
+    sin: torch.Tensor
+
+    def run(self, state: StreamState) -> None:
+        layer = 0
+        for originals in state.originals[self.index]:
+            cos, sin = self.cos.to(originals.device), self.sin.to(originals.device)
+            for part in originals.split(max(1, ROTATED_AT_ONCE // originals[0].numel())):
+                part = part.float() if part.dtype == EIGHT_BIT else part
+                for keys in rotated(part, cos, sin):
+                    stored = state.buffers[layer][0]
+                    stored[:, :, self.target : self.target + self.tokens] = saturating_cast(keys, stored.dtype)
+                    layer += 1
+
+
+def key_copies(buffers: Sequence[torch.Tensor], first: int, tokens: int) -> tuple[torch.Tensor, ...]:
+    """Copies of the keys at offset `first`: [layers, 1, KV heads, tokens, head dim] for each run of layers on one device."""
+    by_device = groupby(buffers, lambda buffer: buffer.device)
+    return tuple(torch.stack([buffer[0][:, :, first : first + tokens] for buffer in layers]) for _, layers in by_device)
+
+
+def moves(source: int, target: int, length: int, layers: int) -> Iterator[Move | OverlappingMove]:
+    """The steps that move `length` tokens from offset `source` to `target`, block by block from the side that is safe."""
+    distance = abs(target - source)
+    block = max(distance, MOVE_BLOCK)
+    offsets = range(0, length, block)
+    for offset in reversed(offsets) if target > source else offsets:
+        stretch = source + offset, target + offset, min(block, length - offset)
+        if stretch[2] <= distance:
+            yield Move(*stretch)
+        else:
+            yield from (OverlappingMove(layer, *stretch) for layer in range(layers))
+
+
+def closed(state: StreamState, gone: set[int]) -> StreamState:
+    """The state without the chunks whose places in the list are in `gone`: the sides of each gap become adjacent."""
+    start, stop, steps, first = state.start, state.stop, [], state.stop - state.start
+    for place in reversed(range(len(state.chunks))):
+        last, first = first, first - state.chunks[place].tokens
+        if place not in gone:
+            continue
+        gap, behind = last - first, stop - start - last
+        if first <= behind:
+            steps += moves(start, start + gap, first, len(state.buffers))
+            start += gap
+        else:
+            steps += moves(start + last, start + first, behind, len(state.buffers))
+            stop -= gap
+    kept = tuple(chunk for place, chunk in enumerate(state.chunks) if place not in gone)
+    parts = state.positions.split([chunk.tokens for chunk in state.chunks], dim=1)
+    positions = torch.cat([part for place, part in enumerate(parts) if place not in gone], dim=1)
+    originals = {chunk.index: state.originals[chunk.index] for chunk in kept if chunk.index in state.originals}
+    pending = (*state.pending, *steps)
+    return replace(state, start=start, stop=stop, chunks=kept, positions=positions, originals=originals, pending=pending)
+
+
+def rerotated(state: StreamState, before: StreamState, starts: Sequence[int], inverse_frequencies: torch.Tensor) -> StreamState:
+    """The state with the keys of its chunks rotated to new `starts`; chunks that stay where they are are not touched.
+
+    `before`: the state whose chunks lie in the buffers now; copies of keys that have none yet are taken from there.
+    """
+    offsets = {chunk.index: offset for chunk, offset in zip(before.chunks, before.offsets(), strict=True)}
+    originals, steps = dict(state.originals), []
+    for chunk, start, target in zip(state.chunks, starts, state.offsets(), strict=True):
+        if start == chunk.start:
+            continue
+        if chunk.index not in originals:
+            originals[chunk.index] = key_copies(before.buffers, offsets[chunk.index], chunk.tokens)
+        angles = rotation(start - chunk.origin, inverse_frequencies)
+        steps.append(Rerotation(chunk.index, target, chunk.tokens, *angles))
+    return replace(state, originals=originals, pending=(*state.pending, *steps))
+
+
+def moved_positions(state: StreamState, starts: Sequence[int]) -> StreamState:
+    """The record of `state` with its chunks at new `starts`: spans, positions of all tokens, and the next position."""
+    pairs = list(zip(state.chunks, starts, strict=True))
+    parts = state.positions.split([chunk.tokens for chunk in state.chunks], dim=1)
+    positions = torch.cat([part + (start - chunk.start) for part, (chunk, start) in zip(parts, pairs, strict=True)], dim=1)
+    chunks = tuple(c if s == c.start else replace(c, start=s, stop=s + c.stop - c.start) for c, s in pairs)
+    return replace(state, chunks=chunks, positions=positions, next_position=chunks[-1].stop)
 
 
 class StreamLayer(CacheLayerMixin):
-    """Keys and values of one layer; `keys` and `values` are views [1, KV heads, stored tokens, head dim] of the buffer.
-
-    `capacity` is in tokens; a layer that needs more grows. The buffer is made at the first update, on the device of the keys
-    that arrive, so layers of a model spread by `device_map` keep their own device. `stored_dtype` None stores keys and values
-    in the dtype in which they arrive; narrower ones are read back in it.
-    """
+    """One layer of a `StreamCache` or of a `Tail`, its `view`: `keys` and `values` are views [1, KV heads, tokens, head dim] of
+    the buffer, None before the first chunk."""
 
     is_sliding = False
 
-    def __init__(self, capacity: int, stored_dtype: torch.dtype | None = None):
-        super().__init__()
-        self.capacity, self.start, self.stop, self.stored_dtype = capacity, 0, 0, stored_dtype
-        self.originals: dict[int, torch.Tensor] = {}  # by chunk: keys as computed, of chunks that have been turned since
-        self.rope: tuple[torch.Tensor, torch.Tensor] | None = None  # of all tokens, when keys are stored un-rotated
+    def __init__(self, view, index: int):
+        self.view, self.index = view, index
+
+    @property
+    def keys(self) -> torch.Tensor | None:
+        return self._stored(0)
+
+    @property
+    def values(self) -> torch.Tensor | None:
+        return self._stored(1)
+
+    @property
+    def is_initialized(self) -> bool:
+        return self.view.buffers[self.index] is not None
+
+    @property
+    def originals(self) -> dict[int, torch.Tensor]:
+        """By chunk number: the keys [1, KV heads, n, head dim] as computed, of chunks that have been re-rotated."""
+        return {index: list(torch.cat(parts))[self.index] for index, parts in self.view.originals.items()}
 
     def lazy_initialization(self, key_states: torch.Tensor, value_states: torch.Tensor) -> None:
-        shape = (2, *key_states.shape[:2], self.capacity, key_states.shape[-1])
-        self.dtype = key_states.dtype
-        self._buffer = key_states.new_empty(shape, dtype=self.stored_dtype or self.dtype)
-        self.is_initialized = True
+        """Make the buffer, on the device of the keys that arrive, so that layers spread over devices keep their own."""
+        shape = (2, *key_states.shape[:2], self.view.capacity, key_states.shape[-1])
+        self.view.buffers[self.index] = key_states.new_empty(shape, dtype=self.view.stored_dtype or key_states.dtype)
 
     def update(self, key_states: torch.Tensor, value_states: torch.Tensor, *args, **kwargs):
-        """Append [1, KV heads, n, head dim] keys and values; returns everything stored, as views.
+        """Write [1, KV heads, n, head dim] keys and values behind a `Tail`; returns those of all tokens, in the dtype that
+        came.
 
-        With `rope` set (cos and sin [all tokens, head dim], the new ones last) keys are stored without rotation, and the
-        returned keys are a rotated copy; of a narrower `stored_dtype` both are copies.
+        With `rope` of the tail set (cos and sin [all tokens, head dim], the new ones last) keys are stored without rotation,
+        and the returned keys are a rotated copy; of a narrower dtype both are copies. Raises TypeError for a `StreamCache`.
         """
-        new = key_states.shape[-2]
-        self.reserve(new)
+        if not isinstance(self.view, Tail):
+            raise TypeError("a stream's cache is not written to directly: use VideoStreamingInference or KVCacheManager.tail()")
         if not self.is_initialized:
             self.lazy_initialization(key_states, value_states)
-        if self.rope is not None:
-            cos, sin = (part.to(key_states.device) for part in self.rope)
+        buffer, first, dtype = self.view.buffers[self.index], self.view.stop, key_states.dtype
+        self.view.new = new = key_states.shape[-2]
+        if self.view.rope is not None:
+            cos, sin = (part.to(key_states.device) for part in self.view.rope)
             key_states = undo_rope(key_states, cos[-new:], sin[-new:])
-        for buffer, states in zip(self.buffers(), (key_states, value_states), strict=True):
-            buffer[:, :, self.stop : self.stop + new] = fitting(states, buffer.dtype)
-        self._set(self.start, self.stop + new)
-        keys, values = self.keys.to(self.dtype), self.values.to(self.dtype)
-        return (keys if self.rope is None else apply_rope(keys, cos, sin)), values
+        for part, states in enumerate((key_states, value_states)):
+            buffer[part, :, :, first : first + new] = saturating_cast(states, buffer.dtype)
+        keys, values = (part[:, :, self.view.start : first + new].to(dtype) for part in buffer)
+        return (keys if self.view.rope is None else apply_rope(keys, cos, sin)), values
 
-    def attend(self, q: torch.Tensor, key_states: torch.Tensor, value_states: torch.Tensor) -> torch.Tensor:
-        """Append as `update` does; attention of the new tokens' queries [1, heads, n, head dim] over everything stored."""
-        return attend(q, *self.update(key_states, value_states))
+    def append_and_attend(self, q: torch.Tensor, key_states: torch.Tensor, value_states: torch.Tensor, on_queries=None):
+        """Append as `update` does; attention of the new tokens' queries [1, heads, n, head dim] over all tokens.
 
-    def reserve(self, new: int) -> None:
-        """Make room for `new` more tokens: move to the front of the buffer, or grow it. Stored values do not change."""
-        if not self.is_initialized:
-            self.capacity = max(self.capacity, new)
-        if self.stop + new <= self.capacity:
-            return
-        stored = self.get_seq_length()
-        if stored + new <= self.capacity:
-            self._move(self.start, 0, stored)
-        else:
-            self._grow(max(stored + new, int(self.capacity * GROWTH)))
-        self._set(0, stored)
-
-    def evict_range(self, first: int, last: int) -> None:
-        """Forget stored tokens `first` to `last` (exclusive); what stands on either side becomes adjacent."""
-        gap, tail = last - first, self.get_seq_length() - last
-        if first <= tail:
-            self._move(self.start, self.start + gap, first)
-            self._set(self.start + gap, self.stop)
-        else:
-            self._move(self.start + last, self.start + first, tail)
-            self._set(self.start, self.stop - gap)
-
-    def original(self, first: int, chunk: ChunkSpan) -> torch.Tensor:
-        """The keys of `chunk`, stored from token `first` on, as they were computed; kept from now on."""
-        if chunk.index not in self.originals:
-            self.originals[chunk.index] = self.keys[:, :, first : first + chunk.tokens].clone()
-        return self.originals[chunk.index].to(self.dtype)
-
-    def truncate(self, length: int) -> None:
-        """Forget everything behind the first `length` stored tokens; nothing is copied."""
-        if self.is_initialized:
-            self._set(self.start, self.start + length)
+        `on_queries(q, keys)` is called with the queries and all the keys that they are compared with."""
+        keys, values = self.update(key_states, value_states)
+        if on_queries is not None:
+            on_queries(q, keys)
+        return chunk_attention(q, keys, values)
 
     def get_seq_length(self) -> int:
-        return self.stop - self.start
+        return self.view.stop - self.view.start
 
     def get_max_length(self) -> int:
         return -1
@@ -129,94 +225,122 @@ class StreamLayer(CacheLayerMixin):
     def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
         return self.get_seq_length() + query_length, 0
 
-    def nbytes(self) -> int:
-        """Bytes of device memory that the layer holds: the whole buffers, filled or not, and the originals of turned keys."""
-        held = (self._buffer, *self.originals.values()) if self.is_initialized else ()
-        return sum(tensor.nbytes for tensor in held)
+    def _stored(self, part: int) -> torch.Tensor | None:
+        buffer = self.view.buffers[self.index]
+        return None if buffer is None else buffer[part][:, :, self.view.start : self.view.stop + self.view.new]
 
-    def buffers(self) -> tuple[torch.Tensor, torch.Tensor]:
-        """The whole buffers of keys and values [1, KV heads, capacity, head dim]; tokens `start` to `stop` are stored."""
-        return self._buffer[0], self._buffer[1]
 
-    def reset(self) -> None:
-        self.originals = {}
-        self._set(0, 0)
+class Tail:
+    """Tokens that are written behind the stored ones: a chunk on its way in, or a question and its answer.
 
-    def _set(self, start: int, stop: int) -> None:
-        self.start, self.stop = start, stop
-        if self.is_initialized:
-            self.keys, self.values = self._buffer[..., start:stop, :]
+    `layers` take keys and values as a transformers cache does; after each forward, `advance` counts its tokens. Nothing of a
+    tail is part of the stream: a tail that is dropped has never been. `tokens` have been written, the next stands at
+    `next_position`.
+    """
 
-    def _move(self, source: int, target: int, length: int) -> None:
-        """Copy `length` tokens inside the buffer, stretches may overlap: block by block, from the side that is safe."""
-        distance = abs(target - source)
-        block = max(distance, MOVE_BLOCK)
-        offsets = range(0, length, block)
-        for offset in reversed(offsets) if target > source else offsets:
-            size = min(block, length - offset)
-            moved = self._buffer[..., source + offset : source + offset + size, :]
-            self._buffer[..., target + offset : target + offset + size, :] = moved if size <= distance else moved.clone()
+    new = 0  # tokens of the forward under way, which a layer has written already
 
-    def _grow(self, capacity: int) -> None:
-        stored = self._buffer[..., self.start : self.stop, :]
-        self._buffer = stored.new_empty((*stored.shape[:3], capacity, stored.shape[-1]))
-        self._buffer[..., : stored.shape[-2], :] = stored
-        self.capacity = capacity
+    def __init__(self, state: StreamState, stored_dtype: torch.dtype | None):
+        self.stored_dtype, self.capacity = stored_dtype, state.capacity
+        self.positions, self.next_position, self.tokens = state.positions, state.next_position, 0
+        self.rope: tuple[torch.Tensor, torch.Tensor] | None = None  # of all tokens, when keys are stored without rotation
+        self.follow(state)
+        self.layers = [StreamLayer(self, index) for index in range(len(self.buffers))]
+
+    def follow(self, state: StreamState) -> None:
+        """Go with the stored tokens when they have moved, or have got other buffers."""
+        self.buffers, self.start, self.stop = list(state.buffers), state.start, state.stop + self.tokens
+
+    def advance(self, tokens: int, next_position: int) -> None:
+        """Count `tokens` that all layers have written; the next one stands at `next_position`."""
+        self.tokens, self.stop, self.new, self.next_position = self.tokens + tokens, self.stop + tokens, 0, next_position
 
 
 class StreamCache(Cache):
-    """A transformers `Cache` of `StreamLayer`s, all cut and truncated together.
+    """A transformers `Cache` that shows what a stream stores. `stored_dtype` None stores keys and values as they arrive."""
 
-    `capacity` in tokens is what each layer holds before it has to grow, `stored_dtype` as in `StreamLayer`.
-    """
+    new = 0
 
-    def __init__(self, layers: int, capacity: int, stored_dtype: torch.dtype | None = None):
-        super().__init__(layers=[StreamLayer(capacity, stored_dtype) for _ in range(layers)])
+    def __init__(self, layers: int, current: Current, stored_dtype: torch.dtype | None = None):
+        super().__init__(layers=[StreamLayer(self, index) for index in range(layers)])
+        self.current, self.stored_dtype = current, stored_dtype
+
+    @property
+    def buffers(self) -> tuple[torch.Tensor | None, ...]:
+        self.settle()
+        return self.current.state.buffers
+
+    @property
+    def start(self) -> int:
+        return self.current.state.start
+
+    @property
+    def stop(self) -> int:
+        return self.current.state.stop
+
+    @property
+    def originals(self) -> dict:
+        return self.current.state.originals
 
     def lengths(self) -> list[int]:
-        """Stored tokens of each layer; they differ only while a forward is under way or after it was cut off."""
+        """Stored tokens of each layer: the same for all."""
         return [layer.get_seq_length() for layer in self.layers]
 
     def nbytes(self) -> int:
-        """Bytes of device memory held by all layers."""
-        return sum(layer.nbytes() for layer in self.layers)
+        """Bytes of device memory that are held: the whole buffers, filled or not, and the originals of re-rotated keys."""
+        return self.current.state.nbytes()
 
-    def reserve(self, new: int) -> None:
-        """Make room for `new` tokens in every layer."""
-        for layer in self.layers:
-            layer.reserve(new)
+    def settle(self) -> None:
+        """Do the pending steps of the state, those first that an exception cut off."""
+        while self.current.state.pending:
+            state = self.current.state
+            step, *others = state.pending
+            following = step.run(state)
+            self.current.state = replace(state, pending=tuple(others) if following is None else (following, *others))
 
-    def set_rope(self, cos: torch.Tensor, sin: torch.Tensor) -> None:
-        """Store the next keys without rotation; `cos` and `sin` [tokens, head dim] are of all tokens, the next ones last."""
-        for layer in self.layers:
-            layer.rope = cos, sin
+    def reserve(self, new: int, tail: Tail | None = None) -> None:
+        """Make room for `new` more tokens behind the stored ones, or behind those of `tail`, which follows: by a move to the
+        front of the buffers, or by longer buffers. Those of a tail are given back by `trim`."""
+        self.settle()
+        state, behind = self.current.state, tail.tokens if tail else 0
+        room, needed = self.room(), state.stored + behind + new
+        if state.start + needed > room:
+            if state.start:
+                self._move_to_front(behind)
+            if needed > room and tail is None:
+                self.current.state = replace(self.current.state, capacity=max(needed, int(state.capacity * GROWTH)))
+            if needed > room:
+                self._resize(needed if tail else self.current.state.capacity, behind)
+        if tail:
+            tail.follow(self.current.state)
 
-    def evict(self, chunks: Sequence[ChunkSpan], gone: set[int]) -> None:
-        """Forget those of the stored `chunks` whose place in the list is in `gone`, in every layer."""
-        ends = list(accumulate(chunk.tokens for chunk in chunks))
-        for place in sorted(gone, reverse=True):
-            for layer in self.layers:
-                layer.evict_range(ends[place] - chunks[place].tokens, ends[place])
-                layer.originals.pop(chunks[place].index, None)
+    def trim(self) -> None:
+        """Give back what buffers are longer than the stream needs."""
+        self.settle()
+        state = self.current.state
+        if self.room(max) > state.capacity:
+            if state.stop > state.capacity:
+                self._move_to_front(0)
+            self._resize(state.capacity, 0)
 
-    def turn(self, chunks: Sequence[ChunkSpan], starts: Sequence[int], inverse_frequencies: torch.Tensor) -> None:
-        """Turn the keys of the stored `chunks` to new `starts`, in every layer; chunks that stay where they are are not
-        touched."""
-        first = 0
-        for chunk, start in zip(chunks, starts, strict=True):
-            if start != chunk.start:
-                turn_keys(self.layers, first, chunk, *rotation(start - chunk.origin, inverse_frequencies))
-            first += chunk.tokens
+    def room(self, which=min) -> int:
+        """Tokens that the shortest (or with `max` the longest) buffer holds."""
+        state = self.current.state
+        return which((buffer.shape[-2] for buffer in state.buffers if buffer is not None), default=state.capacity)
 
+    def _move_to_front(self, behind: int) -> None:
+        state = self.current.state
+        steps = tuple(moves(state.start, 0, state.stored + behind, len(state.buffers)))
+        self.current.state = replace(state, start=0, stop=state.stored, pending=steps)
+        self.settle()
 
-def turn_keys(layers: Sequence[StreamLayer], first: int, chunk: ChunkSpan, cos: torch.Tensor, sin: torch.Tensor) -> None:
-    """Turn the keys of `chunk`, stored in `layers` from token `first` on, by the angles of `cos` and `sin` from how they were
-    computed: always from the original keys, so that nothing drifts however often it happens."""
-    for device, neighbours in groupby(layers, lambda layer: layer.keys.device):
-        neighbours = list(neighbours)
-        many = max(1, TURNED // neighbours[0].keys[:, :, first : first + chunk.tokens].numel())
-        for begin in range(0, len(neighbours), many):
-            part = neighbours[begin : begin + many]
-            originals = torch.stack([layer.original(first, chunk) for layer in part])
-            for layer, keys in zip(part, rotated(originals, cos.to(device), sin.to(device)), strict=True):
-                layer.keys[:, :, first : first + chunk.tokens] = fitting(keys, layer.keys.dtype)
+    def _resize(self, capacity: int, behind: int) -> None:
+        """Give every buffer `capacity` tokens, one after the other, with what is stored and the `behind` tokens after it."""
+        held = slice(self.current.state.start, self.current.state.stop + behind)
+        for index in range(len(self.layers)):  # holding on to no buffer from one round to the next
+            buffers = self.current.state.buffers
+            if buffers[index] is not None and buffers[index].shape[-2] != capacity:
+                made = buffers[index].new_empty((*buffers[index].shape[:3], capacity, buffers[index].shape[-1]))
+                made[..., held, :] = buffers[index][..., held, :]
+                self.current.state = replace(self.current.state, buffers=(*buffers[:index], made, *buffers[index + 1 :]))
+            del buffers

@@ -6,16 +6,16 @@ frame is either remembered or forgotten.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from itertools import accumulate
 
 import torch
 
-from kvlib.cache import ChunkSpan, StreamCache
+from kvlib.cache import closed, moved_positions, rerotated
 from kvlib.policies import POLICIES
+from kvlib.state import ChunkSpan, Current, EvictionCounts, StreamState
 
 POSITION_MODES = ("keep", "remap", "compact", "unrotated")
-FAR = 2**17  # position from which on fp32 angles lose more than 0.01 rad; "remap" starts again at 0 there
 
 
 @dataclass(frozen=True)
@@ -26,9 +26,9 @@ class EvictionConfig:
     sink_size: at least this many of the first tokens stay, rounded up to whole chunks; 0 = the first chunk.
     window_size: at most this many of the newest tokens stay; 0 = the budget less the sink.
     policy: a name in `kvlib.policies.POLICIES`, or a policy such as `Importance("key_norm")`.
-    position_mode: "keep" leaves holes in the positions. The others make the survivors contiguous: "remap" turns the keys on
-        the smaller side of the holes, "compact" those behind them, so that positions begin at 0; "unrotated" stores keys
-        without RoPE and turns all of them in every forward, as StreamingLLM does.
+    position_mode: "keep" leaves holes in the positions. The others make the survivors contiguous: "remap" re-rotates the keys
+        on the smaller side of the holes, "compact" those behind them, so that positions begin at 0; "unrotated" stores keys
+        without RoPE and rotates all of them in every forward, as StreamingLLM does.
     eviction_interval: evict at most once in so many chunks; each eviction then makes room for that many.
 
     Raises ValueError for sizes that cannot work and for unknown names.
@@ -38,7 +38,7 @@ class EvictionConfig:
     sink_size: int = 0
     window_size: int = 0
     policy: object = "sink_window"
-    position_mode: str = "keep"
+    position_mode: str = "remap"
     eviction_interval: int = 1
 
     def __post_init__(self):
@@ -53,6 +53,13 @@ class EvictionConfig:
             )
         if isinstance(self.policy, str) and self.policy not in POLICIES:
             raise ValueError(f"policy={self.policy!r} is unknown: choose one of {', '.join(POLICIES)}")
+        if not isinstance(self.policy, str) and (
+            isinstance(self.policy, type) or not callable(getattr(self.policy, "victim", None))
+        ):
+            raise ValueError(
+                f"policy={self.policy!r} is no policy: give a name ({', '.join(POLICIES)}) or an object with a method "
+                "`victim`, such as Importance('key_norm')"
+            )
         if self.position_mode not in POSITION_MODES:
             raise ValueError(f"position_mode={self.position_mode!r} is unknown: choose one of {', '.join(POSITION_MODES)}")
 
@@ -61,139 +68,153 @@ class EvictionConfig:
         return POLICIES[self.policy]() if isinstance(self.policy, str) else self.policy
 
 
-def from_front(chunks: Sequence[ChunkSpan], start: int) -> list[int]:
+def contiguous_from(chunks: Sequence[ChunkSpan], start: int) -> list[int]:
     """Where `chunks` begin when they follow one another without holes, the first at position `start`."""
     return [start + extent for extent in accumulate((chunk.stop - chunk.start for chunk in chunks[:-1]), initial=0)]
 
 
-def to_back(chunks: Sequence[ChunkSpan]) -> list[int]:
+def contiguous_up_to(chunks: Sequence[ChunkSpan]) -> list[int]:
     """Where `chunks` begin when they follow one another without holes and the last stays where it is."""
-    return from_front(chunks, chunks[-1].stop - sum(chunk.stop - chunk.start for chunk in chunks))
+    return contiguous_from(chunks, chunks[-1].stop - sum(chunk.stop - chunk.start for chunk in chunks))
 
 
-@dataclass
 class KVCacheEvictor:
-    """Decides which whole chunks go, removes them, and keeps count.
+    """Decides which whole chunks go and where the others stand then, and counts.
 
-    `inverse_frequencies`: the model's RoPE frequencies [head_dim / 2], needed to turn keys.
+    `inverse_frequencies`: the model's RoPE frequencies [head_dim / 2], needed to re-rotate keys. All that changes is part of
+    the stream's state in `current`, which the cache manager shares.
     """
 
-    config: EvictionConfig
-    inverse_frequencies: torch.Tensor
-    effective_sink_size: int = 0
-    effective_window_size: int = 0
-    total_evictions: int = 0
-    total_tokens_evicted: int = 0
-    _first_chunk_recorded: bool = False
-    _sink_chunks: int = 0
-    _chunks_seen: int = 0
-    _avg_chunk_tokens: float = 0.0
+    def __init__(self, config: EvictionConfig, inverse_frequencies: torch.Tensor):
+        self.inverse_frequencies = inverse_frequencies
+        self.current = Current(StreamState(config=config))
+        self.policy = config.make_policy()
 
-    def __post_init__(self):
-        self.policy = self.config.make_policy()
+    config = property(lambda self: self.current.state.config)
+    effective_sink_size = property(lambda self: self._counts.sink_size, doc="Tokens of the sink; 0 before the first chunk.")
+    total_evictions = property(lambda self: self._counts.evictions, doc="Evictions so far.")
+    total_tokens_evicted = property(lambda self: self._counts.tokens_evicted, doc="Tokens evicted so far.")
+    sink_chunks = _sink_chunks = property(lambda self: self._counts.sink_chunks, doc="Chunks that form the sink.")
+    avg_chunk_tokens = _avg_chunk_tokens = property(
+        lambda self: self._counts.avg_chunk_tokens, doc="Mean tokens of the chunks after the first; 0 before there is one."
+    )
+    _first_chunk_recorded = property(lambda self: self._counts.sink_chunks > 0)
+    _counts = property(lambda self: self.current.state.counts)
+
+    @property
+    def effective_window_size(self) -> int:
+        """Tokens that may be stored behind the sink; 0 before the first chunk."""
+        return self.limit - self.effective_sink_size if self.sink_chunks else 0
+
+    @property
+    def limit(self) -> int:
+        """Most tokens that may be stored: the budget, or sink and window where these are less."""
+        return self.current.state.limit
 
     def set_first_chunk_info(self, tokens: int) -> None:
         """Record the first chunk, `tokens` = cache length after its forward: it is the sink."""
-        self._first_chunk_recorded, self._sink_chunks = True, 1
-        self._set_sink(tokens)
+        self._record(EvictionCounts(), tokens)
 
     def update_chunk_stats(self, tokens: int) -> None:
         """Take a later chunk of `tokens` tokens into the mean; it joins the sink while `sink_size` is not reached."""
-        self._chunks_seen += 1
-        self._avg_chunk_tokens += (tokens - self._avg_chunk_tokens) / self._chunks_seen
-        if self.effective_sink_size < self.config.sink_size and self._chunks_seen == self._sink_chunks:
-            self._sink_chunks += 1
-            self._set_sink(self.effective_sink_size + tokens)
+        self._record(self._counts, tokens)
 
     def should_evict(self, stored: int, incoming: int) -> bool:
         """True when `incoming` more tokens do not fit behind the `stored` ones."""
         return stored + incoming > self.limit
 
-    @property
-    def limit(self) -> int:
-        """Most tokens that may be stored: sink + window, or the whole budget while the sink is unknown."""
-        if not self._first_chunk_recorded:
-            return self.config.max_cache_tokens
-        return self.effective_sink_size + self.effective_window_size
-
     def check_fits(self, incoming: int) -> None:
         """Raise ValueError when a chunk of `incoming` tokens can never be stored beside the sink."""
-        if self.effective_sink_size + incoming > self.limit:
-            raise ValueError(
-                f"a chunk of {incoming} tokens does not fit beside a sink of {self.effective_sink_size} within "
-                f"{self.limit} tokens (max_cache_tokens={self.config.max_cache_tokens}): raise max_cache_tokens to at "
-                f"least {self.effective_sink_size + incoming}, or use fewer or smaller frames per chunk"
-            )
+        _check_fits(self.current.state, incoming)
 
-    def score(self, cache: StreamCache, chunks: Sequence[ChunkSpan]) -> float:
-        """The policy's score of the newest chunk; 0 when it does not score."""
+    def score(self, cache, chunks: Sequence[ChunkSpan]) -> float:
+        """The policy's score of the newest chunk, whose keys and values are the last in the layers of `cache`; 0 when the
+        policy
+        does not score."""
         if not hasattr(self.policy, "score"):
             return 0.0
-        rotated = self.config.position_mode != "unrotated"  # keys that are not need no turning before they are compared
+        rotated = self.config.position_mode != "unrotated"  # keys that are not need no rotation before they are compared
         return self.policy.score(cache, chunks, self.inverse_frequencies * rotated)
 
-    def evict(self, cache: StreamCache, chunks: Sequence[ChunkSpan], incoming: int) -> list[ChunkSpan]:
-        """Make room for `incoming` tokens: forget the policy's victims; returns the chunks that stay, where they now stand.
+    def evict(self, state: StreamState, incoming: int) -> StreamState:
+        """The `state` with room for `incoming` tokens: without the policy's victims, the others where they then stand.
 
-        With `eviction_interval` k room is made for k such chunks, as far as the newest chunk can stay.
-        Raises ValueError (see `check_fits`) before anything is changed.
+        Nothing in the buffers is changed yet; what must be is in the new state's pending steps. With `eviction_interval` k,
+        room is made for k such chunks, as far as the newest chunk can stay. Raises ValueError (see `check_fits`).
         """
-        self.check_fits(incoming)
-        stays = self._choose(chunks, incoming)
-        if len(stays) == len(chunks):
-            return list(chunks)
-        kept = {chunk.index for chunk in stays}
-        gone = {place for place, chunk in enumerate(chunks) if chunk.index not in kept}
-        cache.evict(chunks, gone)
-        self.total_evictions += 1
-        self.total_tokens_evicted += sum(chunks[place].tokens for place in gone)
-        starts = self._starts(stays)
-        if self.config.position_mode != "unrotated":
-            cache.turn(stays, starts, self.inverse_frequencies)
-        return [replace(c, start=start, stop=start + c.stop - c.start) for c, start in zip(stays, starts, strict=True)]
+        _check_fits(state, incoming)
+        gone = self._victims(state, incoming)
+        if not gone:
+            return state
+        evicted = sum(state.chunks[place].tokens for place in gone)
+        counts = state.counts
+        counts = replace(counts, evictions=counts.evictions + 1, tokens_evicted=counts.tokens_evicted + evicted)
+        made = replace(closed(state, gone), counts=counts)
+        return self._placed(made, state, _starts(made.config.position_mode, made.chunks))
 
-    def _choose(self, chunks: Sequence[ChunkSpan], incoming: int) -> list[ChunkSpan]:
-        stays, stored = list(chunks), sum(chunk.tokens for chunk in chunks)
-        wanted, sink = incoming * self.config.eviction_interval, self._sink_chunks
-        while len(stays) > sink and (
-            stored + incoming > self.limit or (stored + wanted > self.limit and len(stays) > sink + 1)
-        ):
-            one_left = len(stays) == sink + 1
-            victim = sink if one_left else self.policy.victim(stays, sink, self.effective_window_size)
-            stored -= stays.pop(victim).tokens
-        return stays
+    def at_contiguous_positions(self, state: StreamState) -> StreamState:
+        """The `state` with its chunks at contiguous positions, those in front of a hole moved up to it."""
+        return self._placed(state, state, contiguous_up_to(state.chunks))
 
-    def _starts(self, stays: Sequence[ChunkSpan]) -> list[int]:
-        """Where the chunks that stay begin: where they did in "keep", else one after the other without holes."""
-        if self.config.position_mode == "keep":
-            return [chunk.start for chunk in stays]
-        if self.config.position_mode != "remap":
-            return from_front(stays, stays[0].start)
-        if stays[-1].stop > FAR:
-            return from_front(stays, 0)
-
-        def cost(starts: list[int]) -> int:
-            return sum(chunk.tokens for chunk, start in zip(stays, starts, strict=True) if start != chunk.start)
-
-        return min(to_back(stays), from_front(stays, stays[0].start), key=cost)
-
-    def stats(self) -> dict:
-        """Counters for reports."""
+    def stats(self, state: StreamState | None = None) -> dict:
+        """Counters for reports, now or in another `state` of the stream."""
+        state = state or self.current.state
         return {
-            "total_evictions": self.total_evictions,
-            "total_tokens_evicted": self.total_tokens_evicted,
-            "sink_tokens": self.effective_sink_size,
-            "window_tokens": self.effective_window_size,
+            "total_evictions": state.counts.evictions,
+            "total_tokens_evicted": state.counts.tokens_evicted,
+            "sink_tokens": state.counts.sink_size,
+            "window_tokens": state.limit - state.counts.sink_size if state.counts.sink_chunks else 0,
         }
 
-    def state(self) -> dict:
-        """Everything that changes while a stream runs, by name; `load_state` puts it back."""
-        return {f.name: getattr(self, f.name) for f in fields(self) if f.name not in ("config", "inverse_frequencies")}
+    def _record(self, counts: EvictionCounts, tokens: int) -> None:
+        self.current.state = replace(self.current.state, counts=counts.with_chunk(tokens, self.config.sink_size))
 
-    def load_state(self, state: dict) -> None:
-        for name, value in state.items():
-            setattr(self, name, value)
+    def _placed(self, state: StreamState, before: StreamState, starts: Sequence[int]) -> StreamState:
+        if state.config.position_mode == "keep" and starts == [chunk.start for chunk in state.chunks]:
+            return state
+        if state.config.position_mode != "unrotated":
+            state = rerotated(state, before, starts, self.inverse_frequencies)
+        return moved_positions(state, starts)
 
-    def _set_sink(self, tokens: int) -> None:
-        self.effective_sink_size = tokens
-        self.effective_window_size = self.config.window_size or max(0, self.config.max_cache_tokens - tokens)
+    def _victims(self, state: StreamState, incoming: int) -> set[int]:
+        """Places in the list of chunks that the policy gives up, one after the other, until there is room."""
+        stays, stored, limit, sink = list(range(len(state.chunks))), state.stored, state.limit, state.counts.sink_chunks
+        wanted = incoming * state.config.eviction_interval
+        while len(stays) > sink and (stored + incoming > limit or (stored + wanted > limit and len(stays) > sink + 1)):
+            choice = sink  # the one chunk behind the sink, if there is no other
+            if len(stays) > sink + 1:
+                choice = self.policy.victim([state.chunks[place] for place in stays], sink, limit - state.counts.sink_size)
+                if choice not in range(sink, len(stays) - 1):
+                    raise ValueError(
+                        f"{self.policy!r} chose chunk {choice!r} of {len(stays)}: it must choose one behind the {sink} of the "
+                        "sink and before the newest"
+                    )
+            stored -= state.chunks[stays.pop(choice)].tokens
+        return set(range(len(state.chunks))) - set(stays)
+
+
+def _check_fits(state: StreamState, incoming: int) -> None:
+    sink, limit, budget, window = state.counts.sink_size, state.limit, state.config.max_cache_tokens, state.config.window_size
+    if sink + incoming > limit:
+        remedy = (
+            f"raise max_cache_tokens to at least {sink + incoming}"
+            if limit == budget
+            else (f"raise window_size={window} to at least {incoming}")
+        )
+        raise ValueError(
+            f"a chunk of {incoming} tokens does not fit beside a sink of {sink} within {limit} tokens "
+            f"(max_cache_tokens={budget}): {remedy}, or use fewer or smaller frames per chunk"
+        )
+
+
+def _starts(mode: str, chunks: Sequence[ChunkSpan]) -> list[int]:
+    """Where the chunks begin after an eviction: where they did in "keep", else one after the other without holes."""
+    if mode == "keep":
+        return [chunk.start for chunk in chunks]
+    if mode != "remap":
+        return contiguous_from(chunks, chunks[0].start)
+
+    def moved_tokens(starts: list[int]) -> int:
+        return sum(chunk.tokens for chunk, start in zip(chunks, starts, strict=True) if start != chunk.start)
+
+    return min(contiguous_up_to(chunks), contiguous_from(chunks, chunks[0].start), key=moved_tokens)

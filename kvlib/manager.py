@@ -1,12 +1,13 @@
-"""The cache manager: the cache, the record of what is in it, the next position, and snapshots of all three."""
+"""The cache manager: room for the next chunk, tails behind the stream, commits, snapshots, and the fingerprint of all of it."""
 
 import hashlib
 from dataclasses import dataclass, replace
 
 import torch
 
-from kvlib.cache import ChunkSpan, StreamCache
+from kvlib.cache import StreamCache, Tail
 from kvlib.evictor import KVCacheEvictor
+from kvlib.state import ChunkSpan, Current, StreamState
 
 QUESTION_ROOM = 512  # tokens kept free behind the stream so that an ordinary question never moves it
 SLACK, MOST_SLACK = 0.1, 16384  # of the budget, tokens: one move of the window pays for so many evicted tokens
@@ -14,115 +15,205 @@ SLACK, MOST_SLACK = 0.1, 16384  # of the budget, tokens: one move of the window 
 
 @dataclass(frozen=True)
 class CacheSnapshot:
-    """Lengths and records at one moment; holds no key and no value."""
+    """The record of one moment; holds no key and no value."""
 
-    lengths: tuple[int, ...]
-    chunks: tuple[ChunkSpan, ...]
-    positions: torch.Tensor
-    chunks_seen: int
-    seen: int
-    next_position: int
-    evictor: dict | None
-    evictions: int
+    record: StreamState
 
 
 class KVCacheManager:
     """Owns a stream's `cache` and `evictor` (None = never evict). Keys and values are stored in `kv_dtype`; None = as the model
     computes them.
 
-    `chunks_seen` and `seen` count every chunk and chunk token ever stored, `get_seq_length()` the tokens that are stored now:
-    different numbers after the first eviction. `next_position` is the M-RoPE position of the next token, `positions` int64
-    [3, stored tokens] where the stored ones stand.
+    Every change is one transaction: it computes a new `StreamState` and then puts it in the place of the old one. An
+    exception at any moment leaves the stream as it was, or, while a chunk is appended, with room made for it.
     """
 
     def __init__(self, layers: int, evictor: KVCacheEvictor | None = None, kv_dtype: torch.dtype | None = None):
-        budget = evictor.config.max_cache_tokens if evictor else 0
-        self.cache = StreamCache(layers, budget + min(int(budget * SLACK), MOST_SLACK) + QUESTION_ROOM, kv_dtype)
         self.evictor = evictor
-        self.chunks: list[ChunkSpan] = []
-        self.chunks_seen, self.seen, self.next_position = 0, 0, 0
-        self.positions = torch.empty(3, 0, dtype=torch.long)
+        self.current = evictor.current if evictor else Current(StreamState())
+        capacity = _capacity(self.state.config.max_cache_tokens if evictor else 0)
+        self.current.state = replace(self.state, buffers=(None,) * layers, capacity=capacity)
+        self.cache = StreamCache(layers, self.current, kv_dtype)
+
+    @property
+    def state(self) -> StreamState:
+        """The present state of the stream."""
+        return self.current.state
+
+    @property
+    def chunks(self) -> tuple[ChunkSpan, ...]:
+        """The stored chunks, oldest first."""
+        return self.state.chunks
+
+    @property
+    def positions(self) -> torch.Tensor:
+        """M-RoPE positions of the stored tokens, int64 [3, tokens]."""
+        return self.state.positions
+
+    @property
+    def next_position(self) -> int:
+        """M-RoPE position of the next token."""
+        return self.state.next_position
+
+    @property
+    def chunks_seen(self) -> int:
+        """Chunks ever stored."""
+        return self.state.chunks_seen
+
+    @property
+    def seen(self) -> int:
+        """Tokens ever stored."""
+        return self.state.seen
 
     def get_seq_length(self) -> int:
         """Tokens stored now."""
-        return self.cache.get_seq_length()
+        return self.state.stored
 
     def make_room(self, incoming: int) -> None:
         """Make room for a chunk of `incoming` tokens, and for a question behind it, evicting if the budget demands it.
 
         Raises ValueError when the chunk can never fit; nothing is changed then.
         """
+        self.cache.trim()
         if self.evictor is not None:
-            self.evictor.check_fits(incoming)
-            if self.evictor.should_evict(self.get_seq_length(), incoming):
-                before, self.chunks = self.chunks, self.evictor.evict(self.cache, self.chunks, incoming)
-                self._move_positions(before)
+            self.current.state = self.evictor.evict(self.state, incoming)
         self.cache.reserve(incoming + QUESTION_ROOM)
 
-    def track_tokens(self, positions: torch.Tensor, next_position: int, is_new_chunk: bool = True) -> None:
-        """Record what a forward has appended: tokens at `positions` int64 [3, n]; `next_position` is the one after them.
+    def tail(self) -> Tail:
+        """Room to write tokens behind the stored ones that are no part of the stream, or not yet."""
+        self.cache.settle()
+        return Tail(self.state, self.cache.stored_dtype)
 
-        A new chunk gets its `ChunkSpan` and teaches the evictor; other tokens (question, answer) only advance the position.
+    def track_tokens(self, tail: Tail, positions: torch.Tensor, next_position: int, is_new_chunk: bool = True) -> dict | None:
+        """Record what a forward has written to `tail`: tokens at `positions` int64 [3, n], the next one at `next_position`.
+
+        A new chunk becomes part of the stream, and teaches the evictor; `info` of the stream is returned. Other tokens (of a
+        question, of an answer) stay in the tail. A commit is the last thing that happens here.
         """
-        if is_new_chunk:
-            tokens = positions.shape[1]
-            index = self.chunks_seen
-            self.chunks = [*self.chunks, ChunkSpan(index, tokens, self.next_position, next_position, self.next_position)]
-            self.chunks_seen, self.seen = index + 1, self.seen + tokens
-            if self.evictor is not None:
-                record = self.evictor.update_chunk_stats if index else self.evictor.set_first_chunk_info
-                record(tokens)
-                self.chunks[-1] = replace(self.chunks[-1], score=self.evictor.score(self.cache, self.chunks))
-        self.positions = torch.cat([self.positions, positions], dim=1)
-        self.next_position = next_position
+        tail.advance(positions.shape[1], next_position)
+        if not is_new_chunk:
+            return None
+        state, tokens = self.state, tail.tokens
+        chunk = ChunkSpan(state.chunks_seen, tokens, state.next_position, next_position, state.next_position)
+        if self.evictor is not None:
+            chunk = replace(chunk, score=self.evictor.score(tail, (*state.chunks, chunk)))
+        made = replace(
+            state,
+            buffers=tuple(tail.buffers),
+            stop=tail.stop,
+            chunks=(*state.chunks, chunk),
+            positions=torch.cat([state.positions, positions], dim=1),
+            chunks_seen=state.chunks_seen + 1,
+            seen=state.seen + tokens,
+            next_position=next_position,
+            counts=state.counts.with_chunk(tokens, state.config.sink_size if state.config else 0),
+        )
+        return self._commit(made, self.info(made))
+
+    def shrink(self, max_cache_tokens: int) -> None:
+        """Make the budget smaller: evict down to it and give the memory back.
+
+        Raises ValueError for a stream that never evicts, for a budget that is not smaller, and for one into which the sink
+        and the newest chunk do not fit; nothing is changed then.
+        """
+        if self.evictor is None:
+            raise ValueError("shrink() needs a budget: make the engine with an eviction_config")
+        state, old = self.state, self.state.config
+        if (
+            isinstance(max_cache_tokens, bool)
+            or not isinstance(max_cache_tokens, int)
+            or max_cache_tokens >= old.max_cache_tokens
+        ):
+            raise ValueError(
+                f"max_cache_tokens={max_cache_tokens!r}: give a whole number below the present budget of {old.max_cache_tokens}"
+            )
+        least = state.counts.sink_size + (state.chunks[-1].tokens if len(state.chunks) > state.counts.sink_chunks else 0)
+        if max_cache_tokens < max(1, least):
+            raise ValueError(
+                f"max_cache_tokens={max_cache_tokens}: sink and newest chunk take {least} tokens, give at least that"
+            )
+        self.cache.settle()
+        room = max(0, max_cache_tokens - old.sink_size)
+        config = replace(old, max_cache_tokens=max_cache_tokens, window_size=min(old.window_size, room))
+        made = self.evictor.evict(replace(self.state, config=config), 0)
+        self.current.state = replace(made, capacity=_capacity(max_cache_tokens))
+        self.cache.trim()
+
+    def contiguous(self) -> StreamState:
+        """A copy of the stream, in buffers of its own, whose chunks stand at contiguous positions: the state to put in its
+        place
+        for a counterfactual. Raises ValueError for a stream that never evicts: it has no holes."""
+        if self.evictor is None:
+            raise ValueError("a stream without eviction_config has no holes to close")
+        self.cache.settle()
+        copy = replace(self.state, buffers=tuple(buffer.clone() for buffer in self.state.buffers))
+        return self.evictor.at_contiguous_positions(copy)
 
     def take_snapshot(self) -> CacheSnapshot:
         """Remember this moment. Copies no key and no value: what follows is appended behind, and restoring cuts it off."""
-        return CacheSnapshot(
-            tuple(self.cache.lengths()),
-            tuple(self.chunks),
-            self.positions,
-            self.chunks_seen,
-            self.seen,
-            self.next_position,
-            self.evictor.state() if self.evictor else None,
-            self.evictor.total_evictions if self.evictor else 0,
-        )
+        return CacheSnapshot(replace(self.state, buffers=(), originals={}, pending=()))
 
     def restore_snapshot(self, snapshot: CacheSnapshot) -> None:
-        """Go back to `snapshot`: cache, record, position and eviction state.
+        """Go back to `snapshot`: cache, record, position and eviction counts.
 
-        Raises RuntimeError when an eviction has happened since: what it removed is gone and nothing is changed.
+        Raises RuntimeError when tokens that it refers to are gone, by an eviction or since an older snapshot was restored;
+        nothing is changed then.
         """
-        if self.evictor and self.evictor.total_evictions != snapshot.evictions:
+        state, record = self.state, snapshot.record
+        evictions = state.counts.evictions - record.counts.evictions
+        kept = state.chunks[: len(record.chunks)]
+        if evictions or len(kept) < len(record.chunks) or any(a is not b for a, b in zip(kept, record.chunks, strict=True)):
             raise RuntimeError(
-                f"{self.evictor.total_evictions - snapshot.evictions} eviction(s) since this snapshot was taken have "
-                "removed tokens that it refers to: take a new snapshot"
+                f"{evictions} eviction(s), or a restored older snapshot, have removed tokens that this snapshot refers to: "
+                "take a new snapshot"
             )
-        for layer, length in zip(self.cache.layers, snapshot.lengths, strict=True):
-            layer.truncate(length)
-        self.chunks = list(snapshot.chunks)
-        self.positions, self.next_position = snapshot.positions, snapshot.next_position
-        self.chunks_seen, self.seen = snapshot.chunks_seen, snapshot.seen
-        if self.evictor:
-            self.evictor.load_state(snapshot.evictor)
+        self.current.state = replace(
+            record,
+            buffers=state.buffers,
+            start=state.start,
+            stop=state.start + record.stored,
+            capacity=state.capacity,
+            originals=state.originals,
+            pending=state.pending,
+            config=state.config,
+        )
 
     def fingerprint(self) -> str:
         """SHA-256 of every stored key and value and of every record and counter; equal means untouched."""
-        digest = hashlib.sha256()
-        for layer in self.cache.layers:
-            digest.update(repr(layer.get_seq_length()).encode())
-            for tensor in (layer.keys, layer.values, *layer.originals.values()):
-                if tensor is not None:
-                    digest.update(tensor.contiguous().view(torch.uint8).cpu().numpy())
-        evictor = self.evictor.state() if self.evictor else None
-        digest.update(self.positions.numpy())
-        digest.update(repr((self.chunks, self.chunks_seen, self.seen, self.next_position, evictor)).encode())
+        self.cache.settle()
+        digest, state = hashlib.sha256(), self.state
+        stored = (buffer[..., state.start : state.stop, :] for buffer in state.buffers if buffer is not None)
+        for tensor in (*stored, *(part for parts in state.originals.values() for part in parts)):
+            digest.update(tensor.contiguous().view(torch.uint8).cpu().numpy())
+        digest.update(state.positions.numpy())
+        record = state.chunks, state.chunks_seen, state.seen, state.next_position, state.config, state.counts
+        digest.update(repr(record).encode())
         return digest.hexdigest()
 
-    def _move_positions(self, before: list[ChunkSpan]) -> None:
-        """Cut and shift `positions` as the eviction from `before` to `chunks` has cut and turned the keys."""
-        spans = zip(self.positions.split([chunk.tokens for chunk in before], dim=1), before, strict=True)
-        old = {chunk.index: part - chunk.start for part, chunk in spans}
-        self.positions = torch.cat([old[chunk.index] + chunk.start for chunk in self.chunks], dim=1)
-        self.next_position = self.chunks[-1].stop
+    def info(self, state: StreamState | None = None) -> dict:
+        """Length and memory of the cache, now or in another `state`: `cache_seq_length` (tokens stored), `tokens_seen`,
+        `chunks`
+        (stored), `cache_bytes` (held on devices, filled or not), `cache_memory_gb` (the same in GiB), `next_position`, and with
+        eviction on `eviction_stats`."""
+        state = state or self.state
+        held = state.nbytes()
+        info = {
+            "cache_seq_length": state.stored,
+            "tokens_seen": state.seen,
+            "chunks": len(state.chunks),
+            "cache_bytes": held,
+            "cache_memory_gb": held / 2**30,
+            "next_position": state.next_position,
+        }
+        if self.evictor is not None:
+            info["eviction_stats"] = self.evictor.stats(state)
+        return info
+
+    def _commit(self, state: StreamState, result):
+        """Make `state` that of the stream and return `result`: in one expression, so that no exception can come between."""
+        return setattr(self.current, "state", state) or result  # noqa: B010
+
+
+def _capacity(budget: int) -> int:
+    """Tokens that a buffer holds for a stream of `budget` tokens."""
+    return budget + min(int(budget * SLACK), MOST_SLACK) + QUESTION_ROOM

@@ -1,28 +1,26 @@
 """The engine: frames go in chunk by chunk, questions are answered in between and leave no trace."""
 
+import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import wraps
 
 import torch
 
-from kvlib.cache import EIGHT_BIT
+from kvlib.cache import Tail
 from kvlib.evictor import EvictionConfig, KVCacheEvictor
-from kvlib.manager import KVCacheManager
-from kvlib.ops.decoding import TokenGraph, buffers_of, can_record
-from kvlib.ops.language import LanguageModel
-from kvlib.ops.positions import chunk_positions, text_positions
-from kvlib.ops.vision import VisionTower
+from kvlib.manager import QUESTION_ROOM, KVCacheManager
+from kvlib.ops.backbone import backbone_of
+from kvlib.ops.decoding import TokenGraph, addresses, can_capture
+from kvlib.ops.fused import device_of
+from kvlib.ops.positions import chunk_positions, rotary_tables, text_positions
+from kvlib.ops.storage import EIGHT_BIT
+from kvlib.prompts import DEFAULT_QUESTION, question_tokens, tokens_after_frames, tokens_before_frames
 from kvlib.video import grid_of, patchify, stack_frames
 
-SYSTEM_PROMPT = "You are a helpful assistant."  # Qwen's own default
-DEFAULT_QUESTION = (
-    "Read all text, lyrics, subtitles, or captions currently visible on screen. Output them verbatim. "
-    "If there is no text, say 'No text visible'. Do NOT repeat previously mentioned text."
-)
-QUESTION_ZH = (  # the same in Chinese
-    "请读出当前屏幕上可见的所有文字、歌词或字幕，逐字原样输出。如果没有文字，请回答“没有可见文字”。不要重复之前已经提到过的文字。"
-)
+MAX_EXTENT = 2**17  # positions that a chunk may span: about 18 hours of video
+MAX_FPS = 1000.0
 
 
 @dataclass(frozen=True)
@@ -41,16 +39,31 @@ class EncodedChunk:
         return chunk_positions(self.before, self.grid, self.after, start, self.time_step)
 
 
+def queued(method):
+    """Let the calls of an engine's methods from several threads wait for one another.
+
+    On one line, for an exception between the commit at the end of `method` and the return would otherwise be possible here.
+    """
+
+    @wraps(method)
+    def call(engine, *arguments, **options):
+        with engine.lock: return method(engine, *arguments, **options)  # noqa: E701  # fmt: skip
+
+    return call
+
+
 class VideoStreamingInference:
     """Streams video chunks through a Qwen2.5-VL into a bounded cache and answers questions about it.
 
-    model: a Qwen2.5-VL for conditional generation; it is never changed, so several engines may share it.
+    model: a Qwen2.5-VL for conditional generation; it is never changed, so several engines may share it, in threads too. A
+    model
+        in peft's wrapper is unwrapped; its adapters stay in effect.
     processor: anything with `tokenizer` and `image_processor` (`load_processor`, `AutoProcessor`).
     device: where pixels are prepared; the model stays where it is.
     eviction_config: None = never evict.
     kv_dtype: torch.float8_e4m3fn stores keys and values in half the bytes, rounded; None = as the model computes them.
 
-    Raises ValueError for another kv_dtype.
+    Raises ValueError for another kv_dtype. One engine may be called from several threads: its calls queue.
 
     Turns: one system turn, then each chunk as a user turn of its own; a question is one more user turn.
     """
@@ -60,65 +73,73 @@ class VideoStreamingInference:
     ):
         if kv_dtype not in (None, EIGHT_BIT):
             raise ValueError(f"kv_dtype={kv_dtype!r}: give {EIGHT_BIT} for 8 bits, or None for the model's own dtype")
+        model = model.get_base_model() if hasattr(model, "get_base_model") else model
         self.model, self.processor, self.device = model, processor, torch.device(device)
-        self.eviction_config = eviction_config
-        self._vision = VisionTower(model.model.visual)
-        language = model.model.language_model
-        self._language = LanguageModel(language)
-        evictor = None
-        if eviction_config is not None:
-            evictor = KVCacheEvictor(eviction_config, language.rotary_emb.inv_freq)
+        self.lock = threading.RLock()
+        self.backbone, language = backbone_of(model), model.model.language_model
+        evictor = None if eviction_config is None else KVCacheEvictor(eviction_config, language.rotary_emb.inv_freq)
         self.cache_manager = KVCacheManager(len(language.layers), evictor, kv_dtype)
         self._token_graph: TokenGraph | None = None
 
+    @property
+    def eviction_config(self) -> EvictionConfig | None:
+        """The present configuration; `shrink` changes it. None = never evict."""
+        return self.cache_manager.state.config
+
+    @queued
     @torch.no_grad()
     def append_video_chunk(self, frames, fps: float = 2.0) -> dict:
-        """Watch one chunk: a list of PIL images or uint8 [T, H, W, 3], sampled at `fps` frames per second.
+        """Append one chunk: a list of PIL images or uint8 [T, H, W, 3], sampled at `fps` frames per second.
 
         Room is made first, so the stored tokens never exceed the budget. Returns `get_cache_info()`. Raises ValueError for
-        frames that cannot be used and for a chunk that cannot fit; after any exception the chunk is not in the cache and
-        the engine can be used on.
+        frames that cannot be used and for a chunk that cannot fit. After any exception, also one from outside such as
+        KeyboardInterrupt or CUDA's OutOfMemoryError, the chunk is not in the cache and the stream goes on; at most, room has
+        been made for the chunk.
         """
         return self.append_encoded(self.encode(frames, fps))
 
+    @queued
     @torch.no_grad()
     def encode(self, frames, fps: float = 2.0) -> EncodedChunk:
-        """Put the frames of the next chunk through the vision tower, without watching it: engines on one model can share it.
+        """Put the frames of the next chunk through the vision tower, without appending it: engines on one model can share it.
 
         Takes and raises what `append_video_chunk` does for frames that cannot be used.
         """
-        if not fps > 0:
-            raise ValueError(f"fps={fps}: give the positive rate at which the frames were sampled, in frames per second")
+        if not (isinstance(fps, int | float) and 0 < fps <= MAX_FPS):
+            raise ValueError(
+                f"fps={fps!r}: give the rate at which the frames were sampled, above 0 and up to {MAX_FPS:g} per second"
+            )
         settings, first = self.processor.image_processor, not self.cache_manager.chunks
-        patches, grid = patchify(stack_frames(frames), settings, self.device)
-        before, after = self._turn(first)
-        merged = (grid[0], grid[1] // settings.merge_size, grid[2] // settings.merge_size)
         time_step = self.model.config.vision_config.tokens_per_second * settings.temporal_patch_size / fps
-        features = self._vision(patches, grid)
+        frames = stack_frames(frames)
+        if time_step * len(frames) > MAX_EXTENT:
+            raise ValueError(f"fps={fps!r}: {len(frames)} frames would span over {MAX_EXTENT} positions; give the true rate")
+        patches, grid = patchify(frames, settings, self.device)
+        before, after = self._chunk_turn(first)
+        merged = (grid[0], grid[1] // settings.merge_size, grid[2] // settings.merge_size)
+        features = self.backbone.vision(patches, grid)
         embed = self.model.get_input_embeddings()
         head, tail = embed(before), embed(after)
         block = features[None].to(head.device, head.dtype)
         return EncodedChunk(first, torch.cat([head, block, tail], dim=1), before.shape[1], merged, after.shape[1], time_step)
 
+    @queued
     @torch.no_grad()
     def append_encoded(self, chunk: EncodedChunk) -> dict:
-        """Watch a chunk that `encode` of this or another engine on the same model has prepared; else as
+        """Append a chunk that `encode` of this or another engine on the same model has prepared; else as
         `append_video_chunk`. Raises ValueError for a first chunk that comes later, or a later one that comes first."""
-        if chunk.first == bool(self.cache_manager.chunks):
+        manager = self.cache_manager
+        if chunk.first == bool(manager.chunks):
             raise ValueError(
                 "only a stream's first chunk begins with the system turn: encode it with an engine as far on as this"
             )
-        self.cache_manager.make_room(chunk.embeddings.shape[1])
-        positions, next_position = chunk.positions(self.cache_manager.next_position)  # making room may have moved it
-        snapshot = self.cache_manager.take_snapshot()
-        try:
-            self._forward(chunk.embeddings, positions)
-            self.cache_manager.track_tokens(positions, next_position, is_new_chunk=True)
-        except BaseException:
-            self.cache_manager.restore_snapshot(snapshot)
-            raise
-        return self.get_cache_info()
+        manager.make_room(chunk.embeddings.shape[1])
+        tail = manager.tail()
+        positions, next_position = chunk.positions(manager.next_position)  # making room may have moved it
+        self._forward(chunk.embeddings, positions, tail)
+        return manager.track_tokens(tail, positions, next_position)
 
+    @queued
     @torch.no_grad()
     def ask(
         self,
@@ -130,51 +151,74 @@ class VideoStreamingInference:
     ) -> tuple[str, dict]:
         """Answer a question about the stream so far; the stream is afterwards exactly as it was, also after an exception.
 
-        Sampling is from softmax(logits / temperature), with a generator of its own when a `seed` is given; `do_sample=False`
-        takes the likeliest token. Returns the answer and `ttft` (s, question to first token), `decode_tokens_per_s`,
-        `new_tokens`, `prompt_tokens`. Raises ValueError for unusable arguments or when nothing was watched yet.
+        Sampling is from softmax(logits / temperature), reproducible with a `seed`; `do_sample=False` takes the likeliest token.
+        Nothing else of the checkpoint's generation_config is applied but its end tokens: no top_k, no top_p, and no
+        repetition_penalty, which would keep a line that is sung twice from being read twice. Special tokens written in the
+        question stay text.
+
+        Returns the answer and `ttft` (s, question to first token), `decode_tokens_per_s`, `new_tokens`, `prompt_tokens`. Raises
+        ValueError for unusable arguments, for a question longer than the free room behind a bounded stream (the message says
+        how long it may be), and when nothing was appended yet. Room for the answer grows with it and is given back.
         """
         self._check_question(question, max_new_tokens, do_sample, temperature)
-        generator = None if seed is None else torch.Generator(self._head_device()).manual_seed(seed)
-        snapshot = self.cache_manager.take_snapshot()
+        began, manager = time.perf_counter(), self.cache_manager
+        prompt = self._question_tokens(question)
+        free = manager.state.capacity - manager.get_seq_length()
+        if manager.evictor is not None and prompt.shape[1] > free:
+            raise ValueError(
+                f"a question of {prompt.shape[1]} tokens does not fit behind the {manager.get_seq_length()} stored ones: "
+                f"it may have up to {free} tokens; shorten it"
+            )
         try:
-            return self._generate(question, max_new_tokens, temperature if do_sample else 0.0, generator)
+            return self._generate(prompt, began, max_new_tokens, temperature if do_sample else 0.0, self._generator(seed))
         finally:
-            self.cache_manager.restore_snapshot(snapshot)
+            manager.cache.trim()
+
+    @queued
+    @torch.no_grad()
+    def question_logits(self, question: str, on_queries: Callable | None = None) -> torch.Tensor:
+        """Logits [1, vocabulary] of an answer's first token; the stream stays as it is.
+
+        `on_queries(queries, keys)` is called for every layer in order: the question's rotated queries [1, heads, n, head dim]
+        and all the rotated keys [1, KV heads, tokens, head dim] that they are compared with. Raises as `ask` does for a
+        question.
+        """
+        self._check_question(question, 1, False, 1.0)
+        return self._step(self._question_tokens(question), on_queries=on_queries)
+
+    @queued
+    @torch.no_grad()
+    def shrink(self, max_cache_tokens: int) -> dict:
+        """Go on with a smaller budget, for a card whose memory turned out too small: evicts down to `max_cache_tokens`, gives
+        the
+        memory back and returns `get_cache_info()`.
+
+        Raises ValueError for a stream that never evicts, for a budget that is not smaller than the present one, and for one
+        into which the sink and the newest chunk do not fit; nothing is changed then.
+        """
+        self.cache_manager.shrink(max_cache_tokens)
+        self._token_graph = None  # it refers to the larger buffers
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()
+        return self.get_cache_info()
 
     def count_tokens(self, frames, first: bool = False) -> int:
         """Tokens that a chunk of these frames takes in the cache; the `first` of a stream has the system turn too."""
-        t, h, w = grid_of(stack_frames(frames), self.processor.image_processor)
-        return t * h * w // self.processor.image_processor.merge_size**2 + sum(part.shape[1] for part in self._turn(first))
+        settings = self.processor.image_processor
+        t, h, w = grid_of(stack_frames(frames), settings)
+        return t * h * w // settings.merge_size**2 + sum(part.shape[1] for part in self._chunk_turn(first))
 
     def get_cache_info(self) -> dict:
-        """Length and memory of the cache: `cache_seq_length` (tokens stored), `tokens_seen`, `chunks` (stored),
-        `cache_bytes` (held on devices, filled or not), `cache_memory_gb` (the same in GiB), `next_position`, and with
-        eviction on `eviction_stats`."""
-        manager = self.cache_manager
-        held = manager.cache.nbytes()
-        info = {
-            "cache_seq_length": manager.get_seq_length(),
-            "tokens_seen": manager.seen,
-            "chunks": len(manager.chunks),
-            "cache_bytes": held,
-            "cache_memory_gb": held / 2**30,
-            "next_position": manager.next_position,
-        }
-        if manager.evictor is not None:
-            info["eviction_stats"] = manager.evictor.stats()
-        return info
+        """Length and memory of the cache, see `KVCacheManager.info`, and `graph_bytes`: device memory of the CUDA graphs that
+        engines on this model share, and of the one that decodes this engine's answers."""
+        own = self._token_graph.nbytes if self._token_graph else 0
+        return self.cache_manager.info() | {"graph_bytes": self.backbone.graphs.nbytes() + own}
 
-    def _turn(self, first: bool) -> tuple[torch.Tensor, torch.Tensor]:
-        """Token ids [1, n] before and after the frames of a chunk; the `first` begins with the system turn."""
-        system = f"<|im_start|>system\n{SYSTEM_PROMPT}<|im_end|>\n" if first else ""
-        return self._tokens(f"{system}<|im_start|>user\n<|vision_start|>"), self._tokens("<|vision_end|><|im_end|>\n")
-
-    def _generate(self, question: str, max_new_tokens: int, temperature: float, generator) -> tuple[str, dict]:
-        began = time.perf_counter()
-        prompt = self._tokens(f"<|im_start|>user\n{question}<|im_end|>\n<|im_start|>assistant\n")
-        self.cache_manager.cache.reserve(prompt.shape[1] + max_new_tokens)
-        stops, new, logits, advance = self._stop_tokens(), [], self._step(prompt), None
+    def _generate(self, prompt: torch.Tensor, began: float, max_new_tokens: int, temperature: float, generator):
+        stops, new, advance = self._stop_tokens(), [], None
+        self.cache_manager.cache.reserve(prompt.shape[1])
+        tail = self.cache_manager.tail()
+        logits = self._step(prompt, tail)
         while True:
             step = _pick(logits, temperature, generator)
             token = int(step)
@@ -185,7 +229,10 @@ class VideoStreamingInference:
             new.append(token)
             if len(new) == max_new_tokens:
                 break
-            advance = advance or self._step_by_graph() or self._step
+            if tail.stop == self.cache_manager.cache.room():
+                self.cache_manager.cache.reserve(QUESTION_ROOM, tail)
+                advance = None
+            advance = advance or self._decoder(tail)
             logits = advance(step)
         decoding = time.perf_counter() - first if new else 0.0
         answer = self.processor.tokenizer.decode(new, skip_special_tokens=True).strip()
@@ -197,58 +244,76 @@ class VideoStreamingInference:
         }
         return answer, metrics
 
-    def _step(self, tokens: torch.Tensor, look=None) -> torch.Tensor:
-        """Append text tokens [1, n] behind the stream; logits [1, vocabulary] of the token that follows. `look` as in `run`."""
-        manager = self.cache_manager
-        positions = text_positions(tokens.shape[1], manager.next_position)
+    def _step(self, tokens: torch.Tensor, tail: Tail | None = None, on_queries: Callable | None = None) -> torch.Tensor:
+        """Write text tokens [1, n] to `tail`, or to a new one; logits [1, vocabulary] of the token that follows."""
+        if tail is None:
+            self.cache_manager.cache.reserve(tokens.shape[1])
+            tail = self.cache_manager.tail()
+        positions = text_positions(tokens.shape[1], tail.next_position)
         embed = self.model.get_input_embeddings()
-        hidden = self._forward(embed(tokens.to(embed.weight.device)), positions, look)
-        manager.track_tokens(positions, manager.next_position + tokens.shape[1], is_new_chunk=False)
+        hidden = self._forward(embed(tokens.to(device_of(embed))), positions, tail, on_queries)
+        self.cache_manager.track_tokens(tail, positions, tail.next_position + tokens.shape[1], is_new_chunk=False)
         return self.model.lm_head(hidden[:, -1])
 
-    def _step_by_graph(self) -> Callable[[torch.Tensor], torch.Tensor] | None:
-        """What `_step` does for the tokens that follow one by one now, from a graph, recorded anew when the cache has other
-        buffers; None where that cannot be."""
-        manager = self.cache_manager
-        if self._token_graph is None or self._token_graph.recorded_for != buffers_of(manager.cache):
-            self._token_graph = TokenGraph(self.model, manager.cache) if can_record(self.model, manager.cache) else None
-        if self._token_graph is None:
-            return None
-        self._token_graph.begin(manager.next_position)
-        return self._token_graph.step
+    def _decoder(self, tail: Tail) -> Callable[[torch.Tensor], torch.Tensor]:
+        """What gives the logits behind one more token [1, 1] of `tail`: a CUDA graph where it can be captured."""
+        if tail.rope is not None or not can_capture(self.model, tail.buffers[0]):
+            return lambda token: self._step(token, tail)
+        if self._token_graph is None or self._token_graph.captured_for != addresses(tail.buffers):
+            self._token_graph = None  # first, for its memory
+            self._token_graph = TokenGraph(self.model, tail.buffers, tail.start, tail.stop)
+        graph = self._token_graph
+        graph.begin(tail.start, tail.stop, tail.next_position)
 
-    def _forward(self, embeddings: torch.Tensor, positions: torch.Tensor, look=None) -> torch.Tensor:
-        """Run [1, n, hidden] embeddings at positions [3, n] through the language model into the cache: [1, n, hidden].
+        def step(token: torch.Tensor) -> torch.Tensor:
+            logits = graph.step(token)
+            tail.advance(1, tail.next_position + 1)
+            return logits
+
+        return step
+
+    def _forward(self, embeddings: torch.Tensor, positions: torch.Tensor, tail: Tail, on_queries=None) -> torch.Tensor:
+        """Run [1, n, hidden] embeddings at positions [3, n] through the language model into `tail`: [1, n, hidden].
 
         The language model is called directly: the outer model would store `rope_deltas` of this stream on itself.
         """
-        language, cache = self.model.model.language_model, self.cache_manager.cache
         if self.eviction_config is not None and self.eviction_config.position_mode == "unrotated":
-            at = torch.cat([self.cache_manager.positions, positions], dim=1)[:, None].to(embeddings.device)
-            cache.set_rope(*(part[0] for part in language.rotary_emb(embeddings, at)))
-        return self._language(cache.layers, embeddings, positions, look)
+            tail.positions = torch.cat([tail.positions, positions], dim=1)
+            rotary = self.model.model.language_model.rotary_emb
+            tables = rotary_tables(rotary, tail.positions.to(embeddings.device), embeddings.dtype, scaled=False)
+            tail.rope = tables[0][0], tables[1][0]
+        return self.backbone.language(tail.layers, embeddings, positions, on_queries)
 
-    def _tokens(self, text: str) -> torch.Tensor:
-        """Token ids [1, n] on the device of the embedding."""
-        ids = self.processor.tokenizer(text, add_special_tokens=False)["input_ids"]
-        return torch.tensor([ids], device=self.model.get_input_embeddings().weight.device)
+    def _chunk_turn(self, first: bool) -> tuple[torch.Tensor, torch.Tensor]:
+        """Token ids [1, n] before and after the frames of a chunk; the `first` begins with the system turn."""
+        tokenizer = self.processor.tokenizer
+        return self._on_device(tokens_before_frames(tokenizer, first)), self._on_device(tokens_after_frames(tokenizer))
+
+    def _question_tokens(self, question: str) -> torch.Tensor:
+        """Token ids [1, n] of a question's turn."""
+        return self._on_device(question_tokens(self.processor.tokenizer, question))
+
+    def _on_device(self, ids: list[int]) -> torch.Tensor:
+        return torch.tensor([ids], device=device_of(self.model.get_input_embeddings()))
 
     def _stop_tokens(self) -> set[int]:
         stops = self.model.generation_config.eos_token_id
         stops = stops if isinstance(stops, list) else [stops]
         return {token for token in (*stops, self.processor.tokenizer.eos_token_id) if token is not None}
 
-    def _head_device(self) -> torch.device:
-        return self.model.lm_head.weight.device
+    def _generator(self, seed: int | None) -> torch.Generator:
+        """A generator of this call's own: the common one of a CUDA device cannot be used while another thread captures."""
+        seed = int(torch.randint(2**62, ())) if seed is None else seed
+        return torch.Generator(device_of(self.model.lm_head)).manual_seed(seed)
 
     def _check_question(self, question: str, max_new_tokens: int, do_sample: bool, temperature: float) -> None:
         if not self.cache_manager.chunks:
-            raise ValueError("nothing was watched yet: call append_video_chunk before ask")
+            raise ValueError("nothing was appended yet: call append_video_chunk before ask")
         if not isinstance(question, str) or not question.strip():
             raise ValueError(f"question={question!r}: give a text that is not empty")
-        if max_new_tokens < 1:
-            raise ValueError(f"max_new_tokens={max_new_tokens}: give at least 1")
-        if do_sample and not temperature > 0:
+        if isinstance(max_new_tokens, bool) or not isinstance(max_new_tokens, int) or max_new_tokens < 1:
+            raise ValueError(f"max_new_tokens={max_new_tokens!r}: give a whole number of at least 1")
+        if do_sample and not 0 < temperature < float("inf"):
             raise ValueError(f"temperature={temperature}: give a positive one, or do_sample=False for the likeliest token")
 
 

@@ -1,8 +1,8 @@
 """Attention of new tokens over the cache, by the fastest kernel that the device has; no mask on a GPU, no key repeated.
 
 A chunk sees all of its past, and of itself what came before. On a GPU these are two calls, one without a mask and one causal,
-merged by the log of their softmax sums as flash-decoding merges its splits (Dao et al. 2023): the fastest kernel for a long
-past, cuDNN's, knows no chunk that stands behind one.
+merged by the log of their softmax sums as flash-decoding merges its splits (Dao et al. 2023). cuDNN's kernel, the fastest for a
+long past, cannot apply a causal mask to the last tokens only.
 """
 
 import torch
@@ -11,11 +11,11 @@ from torch.backends.cuda import SDPAParams, can_use_flash_attention
 
 from kvlib.ops.fused import fused
 
-MANY = 256  # queries from which on cuDNN's kernel is worth its plan, made anew for every length
+MIN_CUDNN_QUERIES = 256  # from which on cuDNN's kernel is worth its plan, which is made anew for every length
 HOPPER = (9, 0)  # compute capability from which on cuDNN's kernel is the faster one
 
 
-def attend(q: torch.Tensor, keys: torch.Tensor, values: torch.Tensor) -> torch.Tensor:
+def chunk_attention(q: torch.Tensor, keys: torch.Tensor, values: torch.Tensor) -> torch.Tensor:
     """Attention of the last tokens, queries [1, heads, n, head dim], over all keys and values [1, KV heads, tokens, head dim],
     each over those before it and itself; shaped as the queries, in their dtype."""
     new, past = q.shape[2], keys.shape[2] - q.shape[2]
@@ -38,7 +38,7 @@ def has_flash(q: torch.Tensor, keys: torch.Tensor, values: torch.Tensor) -> bool
 
 def over_past(q: torch.Tensor, keys: torch.Tensor, values: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """Attention of all queries over all keys, and its log-sum-exp fp32 [1, heads, n]."""
-    if q.is_cuda and q.shape[2] >= MANY and torch.cuda.get_device_capability(q.device) >= HOPPER:
+    if q.is_cuda and q.shape[2] >= MIN_CUDNN_QUERIES and torch.cuda.get_device_capability(q.device) >= HOPPER:
         mixed, sums, *_ = torch.ops.aten._scaled_dot_product_cudnn_attention(q, keys, values, None, True)
         return mixed, sums.view(q.shape[:3])
     mixed, sums = flash(fold(q, keys), keys, values)

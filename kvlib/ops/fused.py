@@ -1,4 +1,4 @@
-"""Fewer launches where the device can: chains of elementwise steps as one kernel each, whole steps as one recorded graph."""
+"""Chains of elementwise operations compiled into one kernel each, where the device can and where it pays."""
 
 import shutil
 from collections.abc import Callable
@@ -7,14 +7,18 @@ from importlib.util import find_spec
 
 import torch
 import torch.nn.functional as F
+from torch import nn
+from transformers.models.qwen2_5_vl.modeling_qwen2_5_vl import Qwen2_5_VLRMSNorm
 
-MANY = 2**20  # numbers
+MIN_FUSED_NUMEL = 2**20  # numbers from which on the call of a compiled kernel takes less than the launches that it saves
 TENSOR_CORES = (8, 0)  # compute capability that the compiler supports well
+OWN_WEIGHTS = ("torch.nn.", "transformers.")  # packages whose layers compute what their weights say
 
 
 @cache
 def compiles(device: torch.device) -> bool:
-    """Whether kernels can be made for `device`: a CUDA device of today, Triton, and the C compiler that Triton calls."""
+    """Whether kernels can be made for `device`: a CUDA device of compute capability 8 or more, Triton, and the C compiler that
+    Triton calls."""
     return (
         device.type == "cuda"
         and torch.cuda.get_device_capability(device) >= TENSOR_CORES
@@ -24,61 +28,50 @@ def compiles(device: torch.device) -> bool:
 
 
 def fused(function: Callable) -> Callable:
-    """`function` of tensors [..., tokens, numbers], compiled into one kernel where that is possible and pays, and as it is
-    elsewhere. It pays for many numbers, and for one token, whose step is recorded; in between, the call of a compiled kernel
-    takes longer than the launches that it saves.
-    """
+    """`function` of tensors [..., tokens, numbers], compiled into one kernel for large tensors and for a single token, whose
+    step
+    is captured as a CUDA graph; as it is for others and where nothing can be compiled."""
     compiled = cache(lambda: torch.compile(function))  # made when first needed: the compiler is slow to import
 
     @wraps(function)
     def call(first, *others):
-        pays = first.numel() >= MANY or first.shape[-2] == 1
+        pays = first.numel() >= MIN_FUSED_NUMEL or first.shape[-2] == 1
         return (compiled() if pays and compiles(first.device) else function)(first, *others)
 
     return call
 
 
-def on_one_gpu(module) -> bool:
-    """Whether all parameters of `module` lie on the same CUDA device."""
+def is_plain(module: nn.Module, kind: type[nn.Module] = nn.Linear) -> bool:
+    """Whether `module` is a `kind` whose weights may be read instead of calling it: no adapter around it, no quantized layer,
+    no
+    hook that fetches its weights first."""
+    return type(module) is kind and not hasattr(module, "_hf_hook")
+
+
+def is_on_one_gpu(module: nn.Module) -> bool:
+    """Whether all parameters of `module` lie on the same CUDA device and all its layers are plain."""
     devices = {parameter.device for parameter in module.parameters()}
-    return len(devices) == 1 and next(iter(devices)).type == "cuda"
+    plain = all(type(part).__module__.startswith(OWN_WEIGHTS) and not hasattr(part, "_hf_hook") for part in module.modules())
+    return plain and len(devices) == 1 and next(iter(devices)).type == "cuda"
 
 
-def recorded(recordings: dict, key, make: Callable[[], object], most: int):
-    """The recording of `key`, from `make` where there is none yet; of more than `most` the oldest is forgotten."""
-    if key not in recordings:
-        if len(recordings) == most:
-            del recordings[next(iter(recordings))]
-        recordings[key] = make()
-    return recordings[key]
+def device_of(module: nn.Module) -> torch.device:
+    """Where `module` computes: the device to which a hook brings its inputs, else that of its first parameter."""
+    hooked = getattr(getattr(module, "_hf_hook", None), "execution_device", None)
+    return next(module.parameters()).device if hooked is None else torch.device(hooked)
 
 
-def record(step: Callable[[], torch.Tensor], device: torch.device) -> tuple[Callable[[], None], torch.Tensor]:
-    """Record the launches of `step()` on a CUDA `device`: what does them all again, and the tensor that it then overwrites.
-
-    `step` must read and write the same tensors every time and wait for nothing on the device; it is run once before.
-    """
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.device(device):
-        step()  # makes what a recording cannot: libraries' handles, compiled kernels
-        with torch.cuda.graph(graph, stream=recording_stream(device)):
-            result = step()
-    return graph.replay, result
-
-
-@cache
-def recording_stream(device: torch.device) -> torch.cuda.Stream:
-    """Where everything is recorded: one stream for each CUDA device, because libraries keep a workspace for every stream."""
-    return torch.cuda.Stream(device)
-
-
-def norm(module, hidden: torch.Tensor) -> torch.Tensor:
-    """What transformers' RMS norm `module` computes of `hidden` [..., width]."""
+def norm(module: nn.Module, hidden: torch.Tensor) -> torch.Tensor:
+    """What the RMS norm `module` computes of `hidden` [..., width]."""
+    if not is_plain(module, Qwen2_5_VLRMSNorm):
+        return module(hidden)
     return F.rms_norm(hidden, module.weight.shape, module.weight, module.variance_epsilon)
 
 
-def add_and_norm(hidden: torch.Tensor, more: torch.Tensor, module) -> tuple[torch.Tensor, torch.Tensor]:
+def add_and_norm(hidden: torch.Tensor, more: torch.Tensor, module: nn.Module) -> tuple[torch.Tensor, torch.Tensor]:
     """The sum of both [..., width], and what the RMS norm `module` computes of it."""
+    if not is_plain(module, Qwen2_5_VLRMSNorm):
+        return hidden + more, module(hidden + more)
     return _add_and_norm(hidden, more, module.weight.to(hidden.device), module.variance_epsilon)
 
 

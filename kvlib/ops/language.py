@@ -1,7 +1,7 @@
 """The language model as the stream needs it: transformers' own weights and results, one layer after the other into the cache.
 
-Nothing of a stream is stored on the model. On a CUDA device what lies between the attention of two layers, some twenty
-launches, is recorded as one graph where the tokens are few; attention itself, over a cache whose bounds move, is not.
+Nothing of a stream is stored on the model. On a CUDA device the twenty launches between the attention of two layers are
+captured as one graph where the tokens are few; attention itself, over a cache whose bounds move, is not captured.
 """
 
 from collections.abc import Callable, Iterator
@@ -9,79 +9,87 @@ from collections.abc import Callable, Iterator
 import torch
 from transformers.models.qwen2_5_vl.modeling_qwen2_5_vl import apply_rotary_pos_emb
 
-from kvlib.ops.fused import add_and_norm, fused, norm, on_one_gpu, recorded, recording_stream
+from kvlib.ops.fused import add_and_norm, device_of, fused, norm
+from kvlib.ops.graphs import GraphPool, capture_graph, pool_bytes
+from kvlib.ops.positions import rotary_tables
 
-FEW = 1024  # tokens up to which a forward takes as long as its launches, not its work
-LENGTHS = 8  # numbers of tokens for which recordings are kept
+MAX_GRAPH_TOKENS = 1024  # up to which a forward takes as long as its launches, not its work
 rotate = fused(apply_rotary_pos_emb)
+OnQueries = Callable[[torch.Tensor, torch.Tensor], None]
 
 
 class LanguageModel:
-    """Runs `language`, the language model of a Qwen2.5-VL, for one engine."""
+    """Runs `language`, the language model of a Qwen2.5-VL; `graphs` None captures nothing."""
 
-    def __init__(self, language):
-        self.language, self.seen, self.recordings = language, set(), {}
-        self.can_record = on_one_gpu(language)
+    def __init__(self, language, graphs: GraphPool | None):
+        self.language, self.graphs = language, graphs
 
     def __call__(
-        self, layers, embeddings: torch.Tensor, positions: torch.Tensor, look: Callable[[torch.Tensor], None] | None = None
+        self, layers, embeddings: torch.Tensor, positions: torch.Tensor, on_queries: OnQueries | None = None
     ) -> torch.Tensor:
-        """As `run`; from the second time on that so few tokens come in this number, by graphs."""
-        tokens, returns = embeddings.shape[1], embeddings.shape[1] in self.seen
-        self.seen.add(tokens)
-        if not (returns and look is None and self.can_record and tokens <= FEW):
-            return run(self.language, layers, embeddings, positions, look)
-        tables = rotary_tables(self.language, embeddings, positions)
-        recording = recorded(self.recordings, tokens, lambda: Recording(self.language, embeddings, *tables), LENGTHS)
-        return recording(layers, embeddings, *tables)
+        """As `run`. Once as many tokens come a second time, and they are few, by CUDA graphs."""
+        if self.graphs is None or on_queries is not None or embeddings.shape[1] > MAX_GRAPH_TOKENS:
+            return run(self.language, layers, embeddings, positions, on_queries)
+        weight = self.language.norm.weight
+        key = "language", embeddings.shape, embeddings.dtype, weight.data_ptr()
+        if not self.graphs.seen(key):
+            return run(self.language, layers, embeddings, positions)
+        tables = rotary_tables(self.language.rotary_emb, positions.to(embeddings.device), embeddings.dtype)
+        graph = self.graphs.take(key, lambda: LayerGraphs(self.language, embeddings, *tables))
+        states = graph(layers, embeddings, *tables)
+        self.graphs.give(key, graph)
+        return states
 
 
-class Recording:
+class LayerGraphs:
     """What `run` does with so many tokens, the attention left out: a CUDA graph before the first layer's, between every two and
-    after the last, which hand on what they make in tensors of their own."""
+    after the last. They hand on what they compute in tensors of their own."""
 
     def __init__(self, language, embeddings: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor):
         self.inputs = [part.clone() for part in (embeddings, cos, sin)]
         steps = layer_by_layer(language, *self.inputs)
         self.heads = [torch.empty_like(part) for part in next(steps)]
         self.mixed = torch.zeros_like(self.heads[0])
-        for _ in language.layers:  # makes what a recording cannot: compiled kernels
+        for _ in language.layers:  # compiles the kernels, which a capture cannot
             steps.send(self.mixed)
-        self.graphs, pool, device = [], torch.cuda.graph_pool_handle(), embeddings.device
+        self.graphs, pool = [], torch.cuda.graph_pool_handle()
         steps = layer_by_layer(language, *self.inputs)
+
+        def part(number: int):
+            made = steps.send(self.mixed if number else None)
+            if number < len(language.layers):
+                put(self.heads, made)
+            return made
+
         for number in range(len(language.layers) + 1):
-            graph = torch.cuda.CUDAGraph()
-            with torch.cuda.device(device), torch.cuda.graph(graph, pool=pool, stream=recording_stream(device)):
-                made = steps.send(self.mixed if number else None)
-                if number < len(language.layers):
-                    put(self.heads, made)
+            graph, self.states = capture_graph(lambda number=number: part(number), embeddings.device, pool)
             self.graphs.append(graph)
-        self.states = made
+        self.nbytes = pool_bytes(pool) + sum(tensor.nbytes for tensor in (*self.inputs, *self.heads, self.mixed))
 
     def __call__(self, layers, embeddings: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
         put(self.inputs, (embeddings, cos, sin))
         first, *others = self.graphs
         first.replay()
         for stored, graph in zip(layers, others, strict=True):
-            self.mixed.copy_(stored.attend(*self.heads))
+            self.mixed.copy_(stored.append_and_attend(*self.heads))
             graph.replay()
         return self.states.clone()
 
 
 def run(
-    language, layers, embeddings: torch.Tensor, positions: torch.Tensor, look: Callable[[torch.Tensor], None] | None = None
+    language, layers, embeddings: torch.Tensor, positions: torch.Tensor, on_queries: OnQueries | None = None
 ) -> torch.Tensor:
     """Append tokens to the cache's `layers`, one for each of the model's: embeddings [1, n, width] at positions int64 [3, n]
     -> states [1, n, width].
 
-    `look` is shown the rotated queries [1, heads, n, head dim] of every layer, in order.
+    `on_queries` is called for every layer, in order, with its rotated queries [1, heads, n, head dim] and all the keys
+    [1, KV heads, tokens, head dim] that they are compared with.
     """
-    steps = layer_by_layer(language, embeddings, *rotary_tables(language, embeddings, positions))
-    made = next(steps)
+    tables = rotary_tables(language.rotary_emb, positions.to(embeddings.device), embeddings.dtype)
+    steps = layer_by_layer(language, embeddings, *tables)
+    made, watched = next(steps), () if on_queries is None else (on_queries,)
     for stored in layers:
-        if look is not None:
-            look(made[0])
-        made = steps.send(stored.attend(*made))
+        made = steps.send(stored.append_and_attend(*made, *watched))
     return made
 
 
@@ -89,10 +97,10 @@ def layer_by_layer(language, embeddings: torch.Tensor, cos: torch.Tensor, sin: t
     """Yields the rotated queries and keys and the values of each layer, [1, heads, n, head dim], and is sent their attention;
     at last yields the states."""
     first, *others = (layer.input_layernorm for layer in language.layers)
-    hidden = embeddings.to(first.weight.device)
+    hidden = embeddings.to(device_of(first))
     normed = norm(first, hidden)
     for layer, following in zip(language.layers, (*others, language.norm), strict=True):
-        attention, device = layer.self_attn, layer.input_layernorm.weight.device
+        attention, device = layer.self_attn, device_of(layer.input_layernorm)
         hidden, normed, cos, sin = (part.to(device) for part in (hidden, normed, cos, sin))
         projections = attention.q_proj, attention.k_proj, attention.v_proj
         q, k, v = (project(normed).unflatten(-1, (-1, attention.head_dim)).transpose(1, 2) for project in projections)
@@ -104,11 +112,7 @@ def layer_by_layer(language, embeddings: torch.Tensor, cos: torch.Tensor, sin: t
     yield normed
 
 
-def rotary_tables(language, embeddings: torch.Tensor, positions: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Cosine and sine of M-RoPE at `positions`, for tokens like `embeddings`."""
-    return language.rotary_emb(embeddings, positions[:, None].to(embeddings.device))
-
-
 def put(targets, sources) -> None:
+    """Copy each of the `sources` into its target."""
     for target, source in zip(targets, sources, strict=True):
         target.copy_(source)

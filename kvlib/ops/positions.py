@@ -17,7 +17,7 @@ def text_positions(length: int, start: int) -> torch.Tensor:
 def video_positions(grid: tuple[int, int, int], start: int, time_step: float) -> torch.Tensor:
     """Positions of one video block: int64 [3, T*H*W].
 
-    `grid` is (T temporal grids, H rows, W columns) of *merged* cells; `time_step` is the distance of two temporal grids,
+    `grid` is (T temporal grids, H rows, W columns) of *merged* patches; `time_step` is the distance of two temporal grids,
     `tokens_per_second` x seconds per grid. The product is floored after the multiplication by the grid's index, so that
     fractional steps (more than `tokens_per_second` grids in a second) keep their order.
     """
@@ -38,6 +38,22 @@ def chunk_positions(
     block = video_positions(grid, start + before, time_step)
     stop = int(block.max()) + 1
     return torch.cat([head, block, text_positions(after, stop)], dim=1), stop + after
+
+
+def rotary_tables(
+    rotary, positions: torch.Tensor, dtype: torch.dtype, scaled: bool = True
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Cosine and sine [1, n, head_dim] of M-RoPE at `positions` int64 [3, n], in `dtype`, on the device of the positions.
+
+    `rotary`: the model's rotary embedding, whose frequencies, sections and scaling (YaRN's attention factor) are used; not
+    `scaled`, they are those of a pure rotation, which the opposite angle undoes. Unlike its own forward, which
+    multiplies in fp32, the angles are computed in fp64: positions may grow without end and stay exact.
+    """
+    angles = positions[:, :, None].double() * rotary.inv_freq.to(positions.device).double()
+    angles = torch.cat([part[axis % 3] for axis, part in enumerate(angles.split(rotary.mrope_section, dim=-1))], dim=-1)
+    factor = rotary.attention_scaling if scaled else 1.0
+    cos, sin = ((table.repeat(1, 2)[None].float() * factor).to(dtype) for table in (angles.cos(), angles.sin()))
+    return cos, sin
 
 
 def rotate_keys(keys: torch.Tensor, shift: int, inverse_frequencies: torch.Tensor) -> torch.Tensor:

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from kvlib.cache import ChunkSpan
+from kvlib.state import ChunkSpan
 
 
 def history(chunks: Sequence[ChunkSpan], sink: int, recent_tokens: float) -> range:

@@ -5,9 +5,10 @@ from dataclasses import dataclass
 
 import torch
 
-from kvlib.cache import ChunkSpan, StreamCache
+from kvlib.cache import StreamCache
 from kvlib.policies.history import history
 from kvlib.policies.scorers import SCORERS
+from kvlib.state import ChunkSpan
 
 
 @dataclass(frozen=True)

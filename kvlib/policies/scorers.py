@@ -10,8 +10,9 @@ from collections.abc import Sequence
 import torch
 from torch.nn.functional import cosine_similarity
 
-from kvlib.cache import ChunkSpan, StreamCache
+from kvlib.cache import StreamCache
 from kvlib.ops.positions import rotate_keys
+from kvlib.state import ChunkSpan
 
 
 def value_norm(cache: StreamCache, chunks: Sequence[ChunkSpan], inverse_frequencies: torch.Tensor) -> float:

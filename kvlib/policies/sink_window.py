@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from kvlib.cache import ChunkSpan
+from kvlib.state import ChunkSpan
 
 
 @dataclass(frozen=True)

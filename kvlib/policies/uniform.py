@@ -3,8 +3,8 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from kvlib.cache import ChunkSpan
 from kvlib.policies.history import history
+from kvlib.state import ChunkSpan
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ from tqdm.auto import tqdm
 
 from kvlib.evictor import EvictionConfig
 from kvlib.lab.study.baselines import LastFrames
-from kvlib.lab.study.diagnosis import attention_by_region, contiguous_positions, explain
+from kvlib.lab.study.diagnosis import at_contiguous_positions, attention_by_region, explain
 from kvlib.lab.study.experiments import count_correct, each_stream, engines_by_mode, judge, play, watch_together
 from kvlib.lab.study.scoring import read_srt, reads, truth_at
 from kvlib.lab.study.synthetic import COLORS, QUESTIONS, Scene, answer, draw_stream
@@ -225,8 +225,7 @@ def blame(model, processor, budget: int, lengths: tuple[int, int], ages, streams
         for frames in play(scenes):
             watch_together([full, gapped], frames)
         worlds = [ask_all(engine, scenes, colors) for engine in (gapped, full)]
-        with contiguous_positions(gapped):
-            worlds.insert(1, ask_all(gapped, scenes, colors))
+        worlds.insert(1, ask_all(at_contiguous_positions(gapped), scenes, colors))
         return [
             dict(stream=stream, question=row["question"], age=row["age"], correct=row["correct"],
                  reason=explain(row["correct"], closed["correct"], everything["correct"]))

@@ -1,0 +1,37 @@
+"""The parts of one model that run on the device, shared by all engines on it."""
+
+import threading
+from weakref import WeakKeyDictionary
+
+from kvlib.ops.fused import is_on_one_gpu
+from kvlib.ops.graphs import GraphPool
+from kvlib.ops.language import LanguageModel
+from kvlib.ops.vision import VisionTower
+
+_BACKBONES: WeakKeyDictionary = WeakKeyDictionary()
+_LOCK = threading.Lock()
+
+
+class Backbone:
+    """Vision tower and language model of a Qwen2.5-VL, and the CUDA `graphs` captured of them. Nothing is stored on the
+    model."""
+
+    def __init__(self, model):
+        visual, language = model.model.visual, model.model.language_model
+        self.graphs, self.captures = GraphPool(), captures(model)
+        self.vision = VisionTower(visual, self.graphs if self.captures[0] else None)
+        self.language = LanguageModel(language, self.graphs if self.captures[1] else None)
+
+
+def captures(model) -> tuple[bool, bool]:
+    """Whether work of the vision tower, and of the language model, can be captured as CUDA graphs."""
+    return is_on_one_gpu(model.model.visual), is_on_one_gpu(model.model.language_model)
+
+
+def backbone_of(model) -> Backbone:
+    """The `Backbone` of `model`, the same for every engine; a new one after the model went to another kind of device, or got
+    adapters."""
+    with _LOCK:
+        if model not in _BACKBONES or _BACKBONES[model].captures != captures(model):
+            _BACKBONES[model] = Backbone(model)
+        return _BACKBONES[model]

@@ -1,0 +1,86 @@
+"""CUDA graphs: what a model does launch by launch, captured once and replayed; all engines on a model share them.
+
+A graph reads and writes tensors of its own, so two threads must not replay the same one at a time. `GraphPool.take` hands a
+graph out and `give` puts it back; a second thread captures a second graph meanwhile, and replaying needs no lock.
+"""
+
+import threading
+from collections import OrderedDict
+from collections.abc import Callable
+from functools import cache
+
+import torch
+
+MAX_GRAPH_BYTES = 2**30  # of one model's graphs that are not in use
+CAPTURING = threading.RLock()  # one capture at a time: all use one stream of a device
+
+
+class GraphPool:
+    """The captured graphs of one model, by key; the least recently used are dropped above `max_bytes`."""
+
+    def __init__(self, max_bytes: int = MAX_GRAPH_BYTES):
+        self.max_bytes = max_bytes
+        self._idle: OrderedDict[object, list] = OrderedDict()
+        self._seen: OrderedDict[object, None] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def seen(self, key) -> bool:
+        """Whether work of this `key` has come before: what comes once is not worth a capture."""
+        with self._lock:
+            known = key in self._seen
+            self._seen[key] = None
+            self._seen.move_to_end(key)
+            if len(self._seen) > 1024:
+                self._seen.popitem(last=False)
+            return known
+
+    def take(self, key, capture: Callable[[], object]):
+        """A graph of this `key` that nobody else has now; from `capture()` where there is none."""
+        with self._lock:
+            graphs = self._idle.get(key)
+            if graphs:
+                return graphs.pop()
+        return capture()
+
+    def give(self, key, graph) -> None:
+        """Put `graph` back after its use; it has a size `nbytes`."""
+        with self._lock:
+            self._idle.setdefault(key, []).append(graph)
+            self._idle.move_to_end(key)
+            while self._bytes() > self.max_bytes:
+                self._idle.popitem(last=False)
+
+    def nbytes(self) -> int:
+        """Bytes of device memory that the graphs hold which are not in use."""
+        with self._lock:
+            return self._bytes()
+
+    def _bytes(self) -> int:
+        return sum(graph.nbytes for graphs in self._idle.values() for graph in graphs)
+
+
+def capture_graph(step: Callable[[], object], device: torch.device, pool=None) -> tuple[torch.cuda.CUDAGraph, object]:
+    """Capture the launches of `step()` on a CUDA `device`: the graph, and what `step` returned, which a replay overwrites.
+
+    `step` must read and write the same tensors every time and wait for nothing on the device; whatever cannot be captured, such
+    as compiling a kernel, must have happened before. Only this thread is held to that: others may go on.
+    """
+    graph = torch.cuda.CUDAGraph()
+    with (
+        CAPTURING,
+        torch.cuda.device(device),
+        torch.cuda.graph(graph, pool=pool, stream=capture_stream(device), capture_error_mode="thread_local"),
+    ):
+        result = step()
+    return graph, result
+
+
+@cache
+def capture_stream(device: torch.device) -> torch.cuda.Stream:
+    """Where everything is captured: one stream for each CUDA device, because libraries keep a workspace for every stream."""
+    return torch.cuda.Stream(device)
+
+
+def pool_bytes(pool) -> int:
+    """Bytes of the memory that the captured graphs of one memory `pool` hold."""
+    return sum(segment["total_size"] for segment in torch.cuda.memory_snapshot() if tuple(segment["segment_pool_id"]) == pool)

@@ -1,0 +1,47 @@
+"""The turns of a stream as text and as tokens: one system turn, a user turn for each chunk, and one for a question."""
+
+import re
+
+SYSTEM_PROMPT = "You are a helpful assistant."  # Qwen's own default
+DEFAULT_QUESTION = (
+    "Read all text, lyrics, subtitles, or captions currently visible on screen. Output them verbatim. "
+    "If there is no text, say 'No text visible'. Do NOT repeat previously mentioned text."
+)
+QUESTION_ZH = (  # the same in Chinese
+    "请读出当前屏幕上可见的所有文字、歌词或字幕，逐字原样输出。如果没有文字，请回答“没有可见文字”。不要重复之前已经提到过的文字。"
+)
+
+
+def tokens_before_frames(tokenizer, first: bool) -> list[int]:
+    """Token ids before the frames of a chunk; the `first` of a stream begins with the system turn."""
+    system = f"<|im_start|>system\n{SYSTEM_PROMPT}<|im_end|>\n" if first else ""
+    return tokenize(tokenizer, f"{system}<|im_start|>user\n<|vision_start|>")
+
+
+def tokens_after_frames(tokenizer) -> list[int]:
+    """Token ids after the frames of a chunk."""
+    return tokenize(tokenizer, "<|vision_end|><|im_end|>\n")
+
+
+def question_tokens(tokenizer, question: str) -> list[int]:
+    """Token ids of the user turn that asks `question`, and of the beginning of the answer's turn.
+
+    Special tokens written in the question, such as `<|im_end|>`, stay text: none of them ends a turn.
+    """
+    before, after = tokenize(tokenizer, "<|im_start|>user\n"), tokenize(tokenizer, "<|im_end|>\n<|im_start|>assistant\n")
+    return [*before, *plain_tokens(tokenizer, question), *after]
+
+
+def tokenize(tokenizer, text: str) -> list[int]:
+    """Token ids of `text`, in which special tokens are special."""
+    return tokenizer(text, add_special_tokens=False)["input_ids"]
+
+
+def plain_tokens(tokenizer, text: str) -> list[int]:
+    """Token ids of `text` without any added token: where its text stands in `text`, it is split behind its first character."""
+    added = sorted(tokenizer.get_added_vocab(), key=len, reverse=True)
+    if not added:
+        return tokenize(tokenizer, text)
+    cuts = [0, *(found.start() + 1 for found in re.finditer("|".join(map(re.escape, added)), text)), len(text)]
+    parts = [text[first:last] for first, last in zip(cuts, cuts[1:], strict=False)]
+    return [token for part in parts if part for token in tokenize(tokenizer, part)]
