@@ -6,158 +6,23 @@ the smaller of its two sides over the gap: for a sink and a window that is the s
 space that collects before the stretch is won back by one move to the front when the end of the buffers is reached.
 """
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
-from itertools import groupby
+from dataclasses import replace
 
 import torch
 from transformers.cache_utils import Cache, CacheLayerMixin
 
 from kvlib.ops.attention import chunk_attention
-from kvlib.ops.positions import apply_rope, rotated, rotation, undo_rope
-from kvlib.ops.storage import EIGHT_BIT, saturating_cast
+from kvlib.ops.positions import apply_rope, undo_rope
+from kvlib.ops.storage import saturating_cast
 from kvlib.state import Current, StreamState
+from kvlib.steps import moves
 
-MOVE_BLOCK = 4096  # tokens that are copied at once, by way of a temporary copy, where a stretch moves by less than that
-ROTATED_AT_ONCE = 2**22  # numbers of the keys that are rotated together, of as many layers as fit
 GROWTH = 1.25  # factor by which the buffers of a stream without a budget grow, one after the other: the peak is one copy
 
 
-@dataclass(frozen=True)
-class Move:
-    """A pending step: copy `length` tokens of every layer from offset `source` to `target`, which do not overlap."""
-
-    source: int
-    target: int
-    length: int
-
-    def run(self, state: StreamState) -> None:
-        for buffer in state.buffers:
-            moved = buffer[..., self.source : self.source + self.length, :]
-            buffer[..., self.target : self.target + self.length, :] = moved
-
-
-@dataclass(frozen=True)
-class OverlappingMove:
-    """A pending step: as `Move`, of one `layer`, to a target that overlaps the source. It is done by way of a copy, which
-    becomes
-    part of the state before the target is written: a second run would read what the first has overwritten."""
-
-    layer: int
-    source: int
-    target: int
-    length: int
-
-    def run(self, state: StreamState) -> "Write":
-        moved = state.buffers[self.layer][..., self.source : self.source + self.length, :]
-        return Write(self.layer, self.target, moved.clone())
-
-
-@dataclass(frozen=True)
-class Write:
-    """A pending step: write `states` [2, 1, KV heads, n, head dim] to offset `target` of one `layer`."""
-
-    layer: int
-    target: int
-    states: torch.Tensor
-
-    def run(self, state: StreamState) -> None:
-        state.buffers[self.layer][..., self.target : self.target + self.states.shape[-2], :] = self.states
-
-
-@dataclass(frozen=True)
-class Rerotation:
-    """A pending step: write the keys of a chunk, at offset `target`, rotated by `shift` positions from how they were computed:
-    always from the original keys, so that nothing drifts however often it happens. cos, sin: of `rotation(shift)`."""
-
-    index: int
-    target: int
-    tokens: int
-    cos: torch.Tensor
-    sin: torch.Tensor
-
-    def run(self, state: StreamState) -> None:
-        layer = 0
-        for originals in state.originals[self.index]:
-            cos, sin = self.cos.to(originals.device), self.sin.to(originals.device)
-            for part in originals.split(max(1, ROTATED_AT_ONCE // originals[0].numel())):
-                part = part.float() if part.dtype == EIGHT_BIT else part
-                for keys in rotated(part, cos, sin):
-                    stored = state.buffers[layer][0]
-                    stored[:, :, self.target : self.target + self.tokens] = saturating_cast(keys, stored.dtype)
-                    layer += 1
-
-
-def key_copies(buffers: Sequence[torch.Tensor], first: int, tokens: int) -> tuple[torch.Tensor, ...]:
-    """Copies of the keys at offset `first`: [layers, 1, KV heads, tokens, head dim] for each run of layers on one device."""
-    by_device = groupby(buffers, lambda buffer: buffer.device)
-    return tuple(torch.stack([buffer[0][:, :, first : first + tokens] for buffer in layers]) for _, layers in by_device)
-
-
-def moves(source: int, target: int, length: int, layers: int) -> Iterator[Move | OverlappingMove]:
-    """The steps that move `length` tokens from offset `source` to `target`, block by block from the side that is safe."""
-    distance = abs(target - source)
-    block = max(distance, MOVE_BLOCK)
-    offsets = range(0, length, block)
-    for offset in reversed(offsets) if target > source else offsets:
-        stretch = source + offset, target + offset, min(block, length - offset)
-        if stretch[2] <= distance:
-            yield Move(*stretch)
-        else:
-            yield from (OverlappingMove(layer, *stretch) for layer in range(layers))
-
-
-def closed(state: StreamState, gone: set[int]) -> StreamState:
-    """The state without the chunks whose places in the list are in `gone`: the sides of each gap become adjacent."""
-    start, stop, steps, first = state.start, state.stop, [], state.stop - state.start
-    for place in reversed(range(len(state.chunks))):
-        last, first = first, first - state.chunks[place].tokens
-        if place not in gone:
-            continue
-        gap, behind = last - first, stop - start - last
-        if first <= behind:
-            steps += moves(start, start + gap, first, len(state.buffers))
-            start += gap
-        else:
-            steps += moves(start + last, start + first, behind, len(state.buffers))
-            stop -= gap
-    kept = tuple(chunk for place, chunk in enumerate(state.chunks) if place not in gone)
-    parts = state.positions.split([chunk.tokens for chunk in state.chunks], dim=1)
-    positions = torch.cat([part for place, part in enumerate(parts) if place not in gone], dim=1)
-    originals = {chunk.index: state.originals[chunk.index] for chunk in kept if chunk.index in state.originals}
-    pending = (*state.pending, *steps)
-    return replace(state, start=start, stop=stop, chunks=kept, positions=positions, originals=originals, pending=pending)
-
-
-def rerotated(state: StreamState, before: StreamState, starts: Sequence[int], inverse_frequencies: torch.Tensor) -> StreamState:
-    """The state with the keys of its chunks rotated to new `starts`; chunks that stay where they are are not touched.
-
-    `before`: the state whose chunks lie in the buffers now; copies of keys that have none yet are taken from there.
-    """
-    offsets = {chunk.index: offset for chunk, offset in zip(before.chunks, before.offsets(), strict=True)}
-    originals, steps = dict(state.originals), []
-    for chunk, start, target in zip(state.chunks, starts, state.offsets(), strict=True):
-        if start == chunk.start:
-            continue
-        if chunk.index not in originals:
-            originals[chunk.index] = key_copies(before.buffers, offsets[chunk.index], chunk.tokens)
-        angles = rotation(start - chunk.origin, inverse_frequencies)
-        steps.append(Rerotation(chunk.index, target, chunk.tokens, *angles))
-    return replace(state, originals=originals, pending=(*state.pending, *steps))
-
-
-def moved_positions(state: StreamState, starts: Sequence[int]) -> StreamState:
-    """The record of `state` with its chunks at new `starts`: spans, positions of all tokens, and the next position."""
-    pairs = list(zip(state.chunks, starts, strict=True))
-    parts = state.positions.split([chunk.tokens for chunk in state.chunks], dim=1)
-    positions = torch.cat([part + (start - chunk.start) for part, (chunk, start) in zip(parts, pairs, strict=True)], dim=1)
-    chunks = tuple(c if s == c.start else replace(c, start=s, stop=s + c.stop - c.start) for c, s in pairs)
-    return replace(state, chunks=chunks, positions=positions, next_position=chunks[-1].stop)
-
-
 class StreamLayer(CacheLayerMixin):
-    """One layer of a `StreamCache` or of a `Tail`, its `view`: `keys` and `values` are views [1, KV heads, tokens, head dim] of
-    the buffer, None before the first chunk."""
+    """One layer of what a stream stores (`Current`) or of a `Tail`, its `view`: `keys` and `values` are views of the buffer,
+    [1, KV heads, tokens, head dim], None before the first chunk."""
 
     is_sliding = False
 
@@ -242,10 +107,14 @@ class Tail:
 
     def __init__(self, state: StreamState, stored_dtype: torch.dtype | None):
         self.stored_dtype, self.capacity = stored_dtype, state.capacity
-        self.positions, self.next_position, self.tokens = state.positions, state.next_position, 0
+        self.next_position, self.tokens = state.next_position, 0
         self.rope: tuple[torch.Tensor, torch.Tensor] | None = None  # of all tokens, when keys are stored without rotation
         self.follow(state)
-        self.layers = [StreamLayer(self, index) for index in range(len(self.buffers))]
+
+    @property
+    def layers(self) -> list["StreamLayer"]:
+        """The layers to write to. They are not kept: they refer to the tail, and a cycle would keep its buffers alive."""
+        return [StreamLayer(self, index) for index in range(len(self.buffers))]
 
     def follow(self, state: StreamState) -> None:
         """Go with the stored tokens when they have moved, or have got other buffers."""
@@ -259,28 +128,9 @@ class Tail:
 class StreamCache(Cache):
     """A transformers `Cache` that shows what a stream stores. `stored_dtype` None stores keys and values as they arrive."""
 
-    new = 0
-
     def __init__(self, layers: int, current: Current, stored_dtype: torch.dtype | None = None):
-        super().__init__(layers=[StreamLayer(self, index) for index in range(layers)])
+        super().__init__(layers=[StreamLayer(current, index) for index in range(layers)])
         self.current, self.stored_dtype = current, stored_dtype
-
-    @property
-    def buffers(self) -> tuple[torch.Tensor | None, ...]:
-        self.settle()
-        return self.current.state.buffers
-
-    @property
-    def start(self) -> int:
-        return self.current.state.start
-
-    @property
-    def stop(self) -> int:
-        return self.current.state.stop
-
-    @property
-    def originals(self) -> dict:
-        return self.current.state.originals
 
     def lengths(self) -> list[int]:
         """Stored tokens of each layer: the same for all."""
@@ -290,18 +140,10 @@ class StreamCache(Cache):
         """Bytes of device memory that are held: the whole buffers, filled or not, and the originals of re-rotated keys."""
         return self.current.state.nbytes()
 
-    def settle(self) -> None:
-        """Do the pending steps of the state, those first that an exception cut off."""
-        while self.current.state.pending:
-            state = self.current.state
-            step, *others = state.pending
-            following = step.run(state)
-            self.current.state = replace(state, pending=tuple(others) if following is None else (following, *others))
-
     def reserve(self, new: int, tail: Tail | None = None) -> None:
         """Make room for `new` more tokens behind the stored ones, or behind those of `tail`, which follows: by a move to the
         front of the buffers, or by longer buffers. Those of a tail are given back by `trim`."""
-        self.settle()
+        self.current.settle()
         state, behind = self.current.state, tail.tokens if tail else 0
         room, needed = self.room(), state.stored + behind + new
         if state.start + needed > room:
@@ -316,7 +158,7 @@ class StreamCache(Cache):
 
     def trim(self) -> None:
         """Give back what buffers are longer than the stream needs."""
-        self.settle()
+        self.current.settle()
         state = self.current.state
         if self.room(max) > state.capacity:
             if state.stop > state.capacity:
@@ -332,7 +174,7 @@ class StreamCache(Cache):
         state = self.current.state
         steps = tuple(moves(state.start, 0, state.stored + behind, len(state.buffers)))
         self.current.state = replace(state, start=0, stop=state.stored, pending=steps)
-        self.settle()
+        self.current.settle()
 
     def _resize(self, capacity: int, behind: int) -> None:
         """Give every buffer `capacity` tokens, one after the other, with what is stored and the `behind` tokens after it."""

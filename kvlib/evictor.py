@@ -11,9 +11,9 @@ from itertools import accumulate
 
 import torch
 
-from kvlib.cache import closed, moved_positions, rerotated
 from kvlib.policies import POLICIES
 from kvlib.state import ChunkSpan, Current, EvictionCounts, StreamState
+from kvlib.steps import closed, placed, rerotated
 
 POSITION_MODES = ("keep", "remap", "compact", "unrotated")
 
@@ -174,7 +174,7 @@ class KVCacheEvictor:
             return state
         if state.config.position_mode != "unrotated":
             state = rerotated(state, before, starts, self.inverse_frequencies)
-        return moved_positions(state, starts)
+        return placed(state, starts)
 
     def _victims(self, state: StreamState, incoming: int) -> set[int]:
         """Places in the list of chunks that the policy gives up, one after the other, until there is room."""

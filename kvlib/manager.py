@@ -1,7 +1,7 @@
 """The cache manager: room for the next chunk, tails behind the stream, commits, snapshots, and the fingerprint of all of it."""
 
 import hashlib
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import torch
 
@@ -11,13 +11,6 @@ from kvlib.state import ChunkSpan, Current, StreamState
 
 QUESTION_ROOM = 512  # tokens kept free behind the stream so that an ordinary question never moves it
 SLACK, MOST_SLACK = 0.1, 16384  # of the budget, tokens: one move of the window pays for so many evicted tokens
-
-
-@dataclass(frozen=True)
-class CacheSnapshot:
-    """The record of one moment; holds no key and no value."""
-
-    record: StreamState
 
 
 class KVCacheManager:
@@ -35,35 +28,12 @@ class KVCacheManager:
         self.current.state = replace(self.state, buffers=(None,) * layers, capacity=capacity)
         self.cache = StreamCache(layers, self.current, kv_dtype)
 
-    @property
-    def state(self) -> StreamState:
-        """The present state of the stream."""
-        return self.current.state
-
-    @property
-    def chunks(self) -> tuple[ChunkSpan, ...]:
-        """The stored chunks, oldest first."""
-        return self.state.chunks
-
-    @property
-    def positions(self) -> torch.Tensor:
-        """M-RoPE positions of the stored tokens, int64 [3, tokens]."""
-        return self.state.positions
-
-    @property
-    def next_position(self) -> int:
-        """M-RoPE position of the next token."""
-        return self.state.next_position
-
-    @property
-    def chunks_seen(self) -> int:
-        """Chunks ever stored."""
-        return self.state.chunks_seen
-
-    @property
-    def seen(self) -> int:
-        """Tokens ever stored."""
-        return self.state.seen
+    state = property(lambda self: self.current.state, doc="The present state of the stream.")
+    chunks = property(lambda self: self.state.chunks, doc="The stored chunks, oldest first.")
+    positions = property(lambda self: self.state.positions, doc="M-RoPE positions of the stored tokens, int64 [3, tokens].")
+    next_position = property(lambda self: self.state.next_position, doc="M-RoPE position of the next token.")
+    chunks_seen = property(lambda self: self.state.chunks_seen, doc="Chunks ever stored.")
+    seen = property(lambda self: self.state.seen, doc="Tokens ever stored.")
 
     def get_seq_length(self) -> int:
         """Tokens stored now."""
@@ -81,7 +51,7 @@ class KVCacheManager:
 
     def tail(self) -> Tail:
         """Room to write tokens behind the stored ones that are no part of the stream, or not yet."""
-        self.cache.settle()
+        self.current.settle()
         return Tail(self.state, self.cache.stored_dtype)
 
     def track_tokens(self, tail: Tail, positions: torch.Tensor, next_position: int, is_new_chunk: bool = True) -> dict | None:
@@ -102,7 +72,7 @@ class KVCacheManager:
             buffers=tuple(tail.buffers),
             stop=tail.stop,
             chunks=(*state.chunks, chunk),
-            positions=torch.cat([state.positions, positions], dim=1),
+            spread=(*state.spread, positions - state.next_position),
             chunks_seen=state.chunks_seen + 1,
             seen=state.seen + tokens,
             next_position=next_position,
@@ -132,7 +102,7 @@ class KVCacheManager:
             raise ValueError(
                 f"max_cache_tokens={max_cache_tokens}: sink and newest chunk take {least} tokens, give at least that"
             )
-        self.cache.settle()
+        self.current.settle()
         room = max(0, max_cache_tokens - old.sink_size)
         config = replace(old, max_cache_tokens=max_cache_tokens, window_size=min(old.window_size, room))
         made = self.evictor.evict(replace(self.state, config=config), 0)
@@ -145,33 +115,34 @@ class KVCacheManager:
         for a counterfactual. Raises ValueError for a stream that never evicts: it has no holes."""
         if self.evictor is None:
             raise ValueError("a stream without eviction_config has no holes to close")
-        self.cache.settle()
+        self.current.settle()
         copy = replace(self.state, buffers=tuple(buffer.clone() for buffer in self.state.buffers))
         return self.evictor.at_contiguous_positions(copy)
 
-    def take_snapshot(self) -> CacheSnapshot:
-        """Remember this moment. Copies no key and no value: what follows is appended behind, and restoring cuts it off."""
-        return CacheSnapshot(replace(self.state, buffers=(), originals={}, pending=()))
+    def take_snapshot(self) -> StreamState:
+        """Remember this moment: the state without keys and values. What follows is appended behind, and restoring cuts it
+        off."""
+        return replace(self.state, buffers=(), originals={}, pending=())
 
-    def restore_snapshot(self, snapshot: CacheSnapshot) -> None:
+    def restore_snapshot(self, snapshot: StreamState) -> None:
         """Go back to `snapshot`: cache, record, position and eviction counts.
 
         Raises RuntimeError when tokens that it refers to are gone, by an eviction or since an older snapshot was restored;
         nothing is changed then.
         """
-        state, record = self.state, snapshot.record
-        evictions = state.counts.evictions - record.counts.evictions
-        kept = state.chunks[: len(record.chunks)]
-        if evictions or len(kept) < len(record.chunks) or any(a is not b for a, b in zip(kept, record.chunks, strict=True)):
+        state = self.state
+        evictions = state.counts.evictions - snapshot.counts.evictions
+        kept = state.chunks[: len(snapshot.chunks)]
+        if evictions or len(kept) < len(snapshot.chunks) or any(a is not b for a, b in zip(kept, snapshot.chunks, strict=True)):
             raise RuntimeError(
                 f"{evictions} eviction(s), or a restored older snapshot, have removed tokens that this snapshot refers to: "
                 "take a new snapshot"
             )
         self.current.state = replace(
-            record,
+            snapshot,
             buffers=state.buffers,
             start=state.start,
-            stop=state.start + record.stored,
+            stop=state.start + snapshot.stored,
             capacity=state.capacity,
             originals=state.originals,
             pending=state.pending,
@@ -180,7 +151,7 @@ class KVCacheManager:
 
     def fingerprint(self) -> str:
         """SHA-256 of every stored key and value and of every record and counter; equal means untouched."""
-        self.cache.settle()
+        self.current.settle()
         digest, state = hashlib.sha256(), self.state
         stored = (buffer[..., state.start : state.stop, :] for buffer in state.buffers if buffer is not None)
         for tensor in (*stored, *(part for parts in state.originals.values() for part in parts)):

@@ -6,7 +6,7 @@ the old state or the new one. What has to be copied inside the buffers after a c
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import accumulate
 from typing import TYPE_CHECKING
 
@@ -59,8 +59,8 @@ class StreamState:
     Every layer has a buffer [2 (keys, values), 1, KV heads, capacity, head dim], None before the first chunk; the stored tokens
     lie in [start, stop) of all of them. `capacity` is what the stream needs; a buffer is longer only while an answer needs it.
     `originals` has, by chunk number, the keys as they were computed of chunks that have been re-rotated, as `key_copies` makes
-    them. `positions` is int64 [3, stored tokens]; `next_position` the one of the next token. `chunks_seen` and `seen` count all
-    chunks and their tokens that were ever stored.
+    them. `spread` has, for each chunk, the positions of its tokens less its start, int64 [3, n]. `next_position` is that of the
+    next token. `chunks_seen` and `seen` count all chunks and their tokens that were ever stored.
     """
 
     buffers: tuple[torch.Tensor | None, ...] = ()
@@ -70,7 +70,7 @@ class StreamState:
     originals: Mapping[int, tuple[torch.Tensor, ...]] = field(default_factory=dict)
     pending: tuple = ()
     chunks: tuple[ChunkSpan, ...] = ()
-    positions: torch.Tensor = field(default_factory=lambda: torch.empty(3, 0, dtype=torch.long))
+    spread: tuple[torch.Tensor, ...] = ()
     chunks_seen: int = 0
     seen: int = 0
     next_position: int = 0
@@ -81,6 +81,12 @@ class StreamState:
     def stored(self) -> int:
         """Tokens stored."""
         return self.stop - self.start
+
+    @property
+    def positions(self) -> torch.Tensor:
+        """M-RoPE positions of the stored tokens, int64 [3, tokens]."""
+        parts = [part + chunk.start for part, chunk in zip(self.spread, self.chunks, strict=True)]
+        return torch.cat(parts, dim=1) if parts else torch.empty(3, 0, dtype=torch.long)
 
     @property
     def limit(self) -> int:
@@ -99,7 +105,27 @@ class StreamState:
 
 
 class Current:
-    """Holds the present `state` of one stream; cache, evictor and manager share it."""
+    """Holds the present `state` of one stream; cache, evictor and manager share it. `buffers`, `start`, `stop` and
+    `originals` are those of the state, with nothing pending."""
+
+    new = 0  # tokens behind `stop` that a forward has written: never any, see `kvlib.cache.Tail`
 
     def __init__(self, state: StreamState):
         self.state = state
+
+    @property
+    def buffers(self) -> tuple[torch.Tensor | None, ...]:
+        self.settle()
+        return self.state.buffers
+
+    start = property(lambda self: self.state.start)
+    stop = property(lambda self: self.state.stop)
+    originals = property(lambda self: self.state.originals)
+
+    def settle(self) -> None:
+        """Do the pending steps of the state, those first that an exception cut off."""
+        while self.state.pending:
+            state = self.state
+            step, *others = state.pending
+            following = step.run(state)
+            self.state = replace(state, pending=tuple(others) if following is None else (following, *others))

@@ -10,6 +10,7 @@ import torch
 
 from kvlib.cache import Tail
 from kvlib.evictor import EvictionConfig, KVCacheEvictor
+from kvlib.generation import Sampling, generate
 from kvlib.manager import QUESTION_ROOM, KVCacheManager
 from kvlib.ops.backbone import backbone_of
 from kvlib.ops.decoding import TokenGraph, addresses, can_capture
@@ -160,8 +161,12 @@ class VideoStreamingInference:
         ValueError for unusable arguments, for a question longer than the free room behind a bounded stream (the message says
         how long it may be), and when nothing was appended yet. Room for the answer grows with it and is given back.
         """
-        self._check_question(question, max_new_tokens, do_sample, temperature)
         began, manager = time.perf_counter(), self.cache_manager
+        self._check_question(question)
+        device = device_of(self.model.lm_head)
+        if do_sample and not 0 < temperature < float("inf"):
+            raise ValueError(f"temperature={temperature}: give a positive one, or do_sample=False for the likeliest token")
+        sampling = Sampling(began, max_new_tokens, temperature if do_sample else 0.0, seed, device)
         prompt = self._question_tokens(question)
         free = manager.state.capacity - manager.get_seq_length()
         if manager.evictor is not None and prompt.shape[1] > free:
@@ -170,7 +175,7 @@ class VideoStreamingInference:
                 f"it may have up to {free} tokens; shorten it"
             )
         try:
-            return self._generate(prompt, began, max_new_tokens, temperature if do_sample else 0.0, self._generator(seed))
+            return self._generate(prompt, sampling)
         finally:
             manager.cache.trim()
 
@@ -183,7 +188,7 @@ class VideoStreamingInference:
         and all the rotated keys [1, KV heads, tokens, head dim] that they are compared with. Raises as `ask` does for a
         question.
         """
-        self._check_question(question, 1, False, 1.0)
+        self._check_question(question)
         return self._step(self._question_tokens(question), on_queries=on_queries)
 
     @queued
@@ -214,35 +219,24 @@ class VideoStreamingInference:
         own = self._token_graph.nbytes if self._token_graph else 0
         return self.cache_manager.info() | {"graph_bytes": self.backbone.graphs.nbytes() + own}
 
-    def _generate(self, prompt: torch.Tensor, began: float, max_new_tokens: int, temperature: float, generator):
-        stops, new, advance = self._stop_tokens(), [], None
-        self.cache_manager.cache.reserve(prompt.shape[1])
+    def _generate(self, prompt: torch.Tensor, sampling: Sampling) -> tuple[str, dict]:
+        """Write the prompt [1, n] and the answer to a tail; the answer and its metrics."""
+        cache = self.cache_manager.cache
+        cache.reserve(prompt.shape[1])
         tail = self.cache_manager.tail()
-        logits = self._step(prompt, tail)
-        while True:
-            step = _pick(logits, temperature, generator)
-            token = int(step)
-            if not new:
-                first = time.perf_counter()
-            if token in stops:
-                break
-            new.append(token)
-            if len(new) == max_new_tokens:
-                break
-            if tail.stop == self.cache_manager.cache.room():
-                self.cache_manager.cache.reserve(QUESTION_ROOM, tail)
-                advance = None
-            advance = advance or self._decoder(tail)
-            logits = advance(step)
-        decoding = time.perf_counter() - first if new else 0.0
+        decode = None
+
+        def advance(token: torch.Tensor) -> torch.Tensor:
+            nonlocal decode
+            if tail.stop == cache.room():
+                cache.reserve(QUESTION_ROOM, tail)
+                decode = None
+            decode = decode or self._decoder(tail)
+            return decode(token)
+
+        new, metrics = generate(self._step(prompt, tail), advance, self._stop_tokens(), sampling)
         answer = self.processor.tokenizer.decode(new, skip_special_tokens=True).strip()
-        metrics = {
-            "ttft": first - began,
-            "decode_tokens_per_s": (len(new) - 1) / decoding if len(new) > 1 else float("nan"),
-            "new_tokens": len(new),
-            "prompt_tokens": prompt.shape[1],
-        }
-        return answer, metrics
+        return answer, metrics | {"prompt_tokens": prompt.shape[1]}
 
     def _step(self, tokens: torch.Tensor, tail: Tail | None = None, on_queries: Callable | None = None) -> torch.Tensor:
         """Write text tokens [1, n] to `tail`, or to a new one; logits [1, vocabulary] of the token that follows."""
@@ -278,10 +272,12 @@ class VideoStreamingInference:
         The language model is called directly: the outer model would store `rope_deltas` of this stream on itself.
         """
         if self.eviction_config is not None and self.eviction_config.position_mode == "unrotated":
-            tail.positions = torch.cat([tail.positions, positions], dim=1)
-            rotary = self.model.model.language_model.rotary_emb
-            tables = rotary_tables(rotary, tail.positions.to(embeddings.device), embeddings.dtype, scaled=False)
-            tail.rope = tables[0][0], tables[1][0]
+            rotary, device = self.model.model.language_model.rotary_emb, embeddings.device
+            cos, sin = (t[0] for t in rotary_tables(rotary, positions.to(device), embeddings.dtype, scaled=False))
+            if tail.rope is None:
+                stored = self.cache_manager.positions.to(device)
+                tail.rope = tuple(t[0] for t in rotary_tables(rotary, stored, embeddings.dtype, scaled=False))
+            tail.rope = tuple(torch.cat(parts) for parts in zip(tail.rope, (cos, sin), strict=True))
         return self.backbone.language(tail.layers, embeddings, positions, on_queries)
 
     def _chunk_turn(self, first: bool) -> tuple[torch.Tensor, torch.Tensor]:
@@ -301,24 +297,8 @@ class VideoStreamingInference:
         stops = stops if isinstance(stops, list) else [stops]
         return {token for token in (*stops, self.processor.tokenizer.eos_token_id) if token is not None}
 
-    def _generator(self, seed: int | None) -> torch.Generator:
-        """A generator of this call's own: the common one of a CUDA device cannot be used while another thread captures."""
-        seed = int(torch.randint(2**62, ())) if seed is None else seed
-        return torch.Generator(device_of(self.model.lm_head)).manual_seed(seed)
-
-    def _check_question(self, question: str, max_new_tokens: int, do_sample: bool, temperature: float) -> None:
+    def _check_question(self, question: str) -> None:
         if not self.cache_manager.chunks:
             raise ValueError("nothing was appended yet: call append_video_chunk before ask")
         if not isinstance(question, str) or not question.strip():
             raise ValueError(f"question={question!r}: give a text that is not empty")
-        if isinstance(max_new_tokens, bool) or not isinstance(max_new_tokens, int) or max_new_tokens < 1:
-            raise ValueError(f"max_new_tokens={max_new_tokens!r}: give a whole number of at least 1")
-        if do_sample and not 0 < temperature < float("inf"):
-            raise ValueError(f"temperature={temperature}: give a positive one, or do_sample=False for the likeliest token")
-
-
-def _pick(logits: torch.Tensor, temperature: float, generator) -> torch.Tensor:
-    """Next token [1, 1] of logits [1, vocabulary]; temperature 0 takes the likeliest."""
-    if temperature == 0.0:
-        return logits.argmax(-1, keepdim=True)
-    return torch.multinomial((logits.float() / temperature).softmax(-1), 1, generator=generator)

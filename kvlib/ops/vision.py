@@ -81,7 +81,7 @@ class VisionGraph:
     """What a `VisionTower` does with patches like these of one grid, as one CUDA graph."""
 
     def __init__(self, tower: VisionTower, patches: torch.Tensor, plan: Layout):
-        self.patches = patches.clone()
+        self.patches, self.plan = patches.clone(), plan  # the graph reads both
         tower.features(self.patches, plan)  # compiles the kernels, which a capture cannot
         self.graph, self.features = capture_graph(lambda: tower.features(self.patches, plan), patches.device)
         self.nbytes = pool_bytes(self.graph.pool()) + self.patches.nbytes
