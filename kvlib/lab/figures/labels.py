@@ -7,7 +7,8 @@ text from the data that has no translation.
 import os
 import re
 
-# English to Chinese. `{}` stands for any text, which is translated too. The first entry that fits the whole label is used.
+# English to Chinese. `{}` stands for any text, which is translated too. A label takes the entry that equals it, or else the
+# first one that fits it with texts for `{}`.
 # Names of policies, scorers and position modes have no entry: they are drawn as they are written in the code.
 CHINESE = {
     "sink (tokens)": "汇聚点（词元）",
@@ -61,7 +62,6 @@ CHINESE = {
     "larger budget": "增大预算",
     "ask while it runs": "边看边问",
     "overlapping windows": "重叠窗口",
-    "wording": "换一种问法",
     "other wording": "换一种问法",
     "moment (chunks streamed)": "时刻（已处理的块数）",
     "chunk that is alive": "仍在缓存中的块",
@@ -85,7 +85,7 @@ def _pattern(english: str) -> re.Pattern:
     return re.compile("(.+?)".join(map(re.escape, english.split("{}"))), re.DOTALL)
 
 
-PATTERNS = {_pattern(english): chinese for english, chinese in CHINESE.items()}
+PATTERNS = {_pattern(english): chinese for english, chinese in CHINESE.items() if "{}" in english}
 
 
 def language() -> str:
@@ -110,6 +110,8 @@ def literal(text: str) -> str:
 
 
 def _in_chinese(text: str) -> str:
+    if text in CHINESE:
+        return CHINESE[text]
     for pattern, chinese in PATTERNS.items():
         if found := pattern.fullmatch(text):
             return chinese.format(*map(_in_chinese, found.groups()))

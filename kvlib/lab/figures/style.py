@@ -23,7 +23,7 @@ TWO_COLUMNS = 6.3
 ONE_COLUMN = 3.07
 
 CHINESE_FONTS = (
-    "Noto Sans CJK SC", "Noto Sans CJK JP", "Noto Sans SC", "Source Han Sans SC", "WenQuanYi Micro Hei", "WenQuanYi Zen Hei",
+    "Noto Sans CJK SC", "Noto Sans SC", "Source Han Sans SC", "WenQuanYi Micro Hei", "WenQuanYi Zen Hei",
     "Droid Sans Fallback", "SimHei", "Microsoft YaHei", "PingFang SC",
 )  # fmt: skip
 
