@@ -1,4 +1,4 @@
-"""A stand-in for an installed Chinese font, so that Chinese figures are drawn on every machine."""
+"""The language of the figures, and a stand-in for an installed Chinese font, so that both are the same on every machine."""
 
 import pytest
 from drawn import DATA_TEXT
@@ -7,6 +7,12 @@ from fontTools.pens.ttGlyphPen import TTGlyphPen
 from matplotlib import font_manager
 
 from kvlib.lab.figures import labels, style
+
+
+@pytest.fixture(autouse=True)
+def english(monkeypatch):
+    """Figures are English unless a test asks for Chinese, whatever the environment says."""
+    monkeypatch.delenv("FIGURE_LANG", raising=False)
 
 
 @pytest.fixture(scope="session")

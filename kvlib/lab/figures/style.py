@@ -85,9 +85,9 @@ def new_figure(width: float, height: float, **subplots):
 
 def line_styles() -> Iterator[dict]:
     """The styles of `SERIES`, then their colours again with the other line styles."""
-    for turn in range(len(SERIES)):
+    for shift in range(len(SERIES)):
         for i, style in enumerate(SERIES):
-            yield style | {"linestyle": SERIES[(i + turn) % len(SERIES)]["linestyle"]}
+            yield style | {"linestyle": SERIES[(i + shift) % len(SERIES)]["linestyle"]}
 
 
 def legend_below(fig: Figure, ncols: int, more: Sequence[Artist] = ()) -> None:
