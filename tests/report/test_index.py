@@ -12,6 +12,12 @@ from kvlib.lab.report import index, paths
 from kvlib.lab.report.report import Report
 
 
+@pytest.fixture(autouse=True)
+def no_override(monkeypatch):
+    for name in ("REPORT_PATH", "FIGURE_LANG"):
+        monkeypatch.delenv(name, raising=False)
+
+
 def finished(tmp_path, name: str, verdict: bool) -> Report:
     report = Report(name, {}, 0, "cpu", str(tmp_path))
     report.check("A1", "less than <five>", 4.123456, verdict)
@@ -100,8 +106,7 @@ def test_without_broken_files_none_is_named(tmp_path):
     assert "Unreadable" not in index.write_index(tmp_path, tmp_path).read_text()
 
 
-def test_executed_notebooks_are_found_beside_the_report_of_another_folder(tmp_path, monkeypatch):
-    monkeypatch.delenv("REPORT_PATH", raising=False)
+def test_executed_notebooks_are_found_beside_the_report_of_another_folder(tmp_path):
     output = tmp_path / "results of #1"
     finished(output, "01_sink_detection", True)
     executed = paths.executed_path("01_sink_detection", str(output))

@@ -25,7 +25,7 @@ from kvlib.lab.figures.style import (
     line_styles,
     new_figure,
 )
-from kvlib.lab.report.statistics import wilson_interval
+from kvlib.lab.report.statistics import wilson
 
 
 def plot_line_timeline(lines: pd.DataFrame, asks: pd.DataFrame) -> Figure:
@@ -47,7 +47,7 @@ def plot_line_timeline(lines: pd.DataFrame, asks: pd.DataFrame) -> Figure:
         for time_s in asks["time_s"]:
             axis.axvline(time_s, color="#DDDDDD", linewidth=0.3, zorder=0)
         right, n = int(asks["exact"].sum()), len(asks)
-        low, high = wilson_interval(right, n)
+        low, high = wilson(right, n)
         axis.set_title(label(f"{right} of {n} answers right: {right / n:.0%} (95% Wilson {low:.0%} to {high:.0%})"))
         axis.set_yticks(range(len(lines)), [literal(shorten(text)) for text in lines["text"]], fontsize=5)
         axis.set(xlabel=label("time (s)"), ylim=(len(lines), -3))
@@ -202,7 +202,7 @@ def _plot_methods(axis: Axes, scores: pd.DataFrame, over: str) -> None:
 def _plot_shares(axis: Axes, at: pd.Series, rows: pd.DataFrame, name: str, style: dict) -> None:
     """Draw the share `correct` / `n` of `rows` at the places `at`, with 95% Wilson intervals, as the line `name`."""
     share = rows["correct"] / rows["n"]
-    bars = _bars(share, *wilson_interval(rows["correct"], rows["n"]))
+    bars = _bars(share, *wilson(rows["correct"], rows["n"]))
     axis.errorbar(at, share, yerr=bars, label=label(name), capsize=2, elinewidth=0.7, **style)
 
 
