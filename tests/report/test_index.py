@@ -124,3 +124,12 @@ def test_links_work_from_another_folder_with_special_characters(tmp_path):
     assert len(links_of(page)) == 2
     assert all((tmp_path / "results" / link).resolve().is_file() for link in links_of(page))
     assert not re.search(r'(?:href|src)="[^"]*[ #]', page)
+
+
+def test_a_figure_that_was_drawn_only_in_chinese_is_shown(tmp_path):
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "05_drift.json").write_text('{"caption": "c"}')
+    (tmp_path / "05_drift_zh.png").touch()
+    assert "05_drift_zh.png" in links_of(index.write_index(tmp_path, tmp_path).read_text())
+    (tmp_path / "05_drift.png").touch()
+    assert "05_drift.png" in links_of(index.write_index(tmp_path, tmp_path).read_text())

@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 
 from kvlib.lab.figures import answer_plots, memory_plots, position_plots
 from kvlib.lab.figures.labels import language
-from kvlib.lab.figures.style import check_chinese_font, save_figure
+from kvlib.lab.figures.style import chinese_font, save_figure
 from kvlib.lab.report import paths
 from kvlib.lab.report.files import as_json, write_atomic
 from kvlib.lab.report.report import Report
@@ -125,7 +125,7 @@ def redraw(name: str, folder: Path) -> Figure:
     a Chinese figure is asked for and no Chinese font is installed.
     """
     if language() == "zh":
-        check_chinese_font()
+        chinese_font()  # raises where there is none
     figure = draw(name, folder)
     save_figure(figure, _file_name(name), folder, _read_record(name, folder)["provenance"])
     return figure

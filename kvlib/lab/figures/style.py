@@ -63,13 +63,14 @@ SERIES = [
 LIMIT = {"color": GREY, "linestyle": (0, (1, 1)), "linewidth": 1}
 
 
-def check_chinese_font() -> None:
-    """Raise RuntimeError when none of `CHINESE_FONTS` is installed."""
-    if len(font_families()) == 1:
-        raise RuntimeError(
-            "FIGURE_LANG=zh needs a Chinese font, and none of those known is installed: install one, such as fonts-noto-cjk "
-            f"or fonts-wqy-microhei on Debian, and delete {matplotlib.get_cachedir()} (known: {', '.join(CHINESE_FONTS)})"
-        )
+def chinese_font() -> str:
+    """The first of `CHINESE_FONTS` that is installed. Raises RuntimeError when none is."""
+    for name in font_families()[1:]:
+        return name
+    raise RuntimeError(
+        "FIGURE_LANG=zh needs a Chinese font, and none of those known is installed: install one, such as fonts-noto-cjk or "
+        f"fonts-wqy-microhei on Debian, and delete {matplotlib.get_cachedir()} (known: {', '.join(CHINESE_FONTS)})"
+    )
 
 
 def new_figure(width: float, height: float, **subplots):

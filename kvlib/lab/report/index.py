@@ -101,7 +101,7 @@ def write_index(results: Path, figures: Path) -> Path:
             {
                 "name": path.stem,
                 "caption": caption,
-                "image": _address(figures / f"{path.stem}.png", results),
+                "image": _address(_image(path), results),
                 "data": _address(path, results),
             }
             for path, caption in captions.items()
@@ -153,6 +153,14 @@ def _links(results: Path, name: str) -> dict[str, str]:
     files = {"as executed": f"{name}.html"} if (results / f"{name}.ipynb").is_file() else {}
     files |= {f"report ({kind})": f"{name}_report.{kind}" for kind in ("txt", "json")}
     return {text: _address(results / file, results) if (results / file).is_file() else "" for text, file in files.items()}
+
+
+def _image(record: Path) -> Path:
+    """The picture of a figure's record in data/: the English one, or the Chinese one where only that was drawn."""
+    folder = record.parent.parent
+    chinese = folder / f"{record.stem}_zh.png"
+    english = folder / f"{record.stem}.png"
+    return chinese if chinese.is_file() and not english.is_file() else english
 
 
 def _address(path: Path, base: Path) -> str:
