@@ -1,120 +1,118 @@
-"""Chinese labels for the figures: what the plots say in English, after they are drawn, in simplified Chinese."""
+"""The texts of the figures, in English or, with `FIGURE_LANG=zh` in the environment, in simplified Chinese.
 
+Every axis label, title, legend entry and tick text goes through `label` when it is drawn, or through `literal` when it is
+text from the data that has no translation.
+"""
+
+import os
 import re
-from collections.abc import Iterator
 
-import matplotlib
-from matplotlib import font_manager
-from matplotlib.figure import Figure
-from matplotlib.text import Text
-from matplotlib.ticker import FixedFormatter
-
-FONTS = (
-    "Noto Sans CJK SC", "Noto Sans SC", "Source Han Sans SC", "WenQuanYi Micro Hei", "WenQuanYi Zen Hei", "Droid Sans Fallback",
-    "SimHei", "Microsoft YaHei", "PingFang SC",
-)  # fmt: skip
-
-# Patterns of whole labels, the first that fits; names of policies, scorers and position modes stay as they are in the code.
-LABELS = {
-    r"sink \(tokens\)": "汇聚点（词元）",
-    r"a constant (.*)": r"固定值 \1",
-    r"Sink = the whole first chunk": "汇聚点 = 整个第一块",
-    r"Growth per chunk": "每块的增长",
-    r"tokens added": "新增词元",
-    r"(\d+) frames, (\d+) px": r"\1 帧，\2 像素",
-    r"chunk": "块",
-    r"no eviction": "不淘汰",
-    r"sink \+ window": "汇聚点 + 窗口",
-    r"budget (.*)": r"预算 \1",
-    r"limit (.*)": r"上限 \1",
-    r"cache length \(tokens\)": "缓存长度（词元）",
-    r"keys and values \((.*)\)": r"键和值（\1）",
-    r"Tokens": "词元",
-    r"Bytes": "字节",
-    r"found \((\d+)\)": r"已读出（\1）",
-    r"asked, not found \((\d+)\)": r"问过但未读出（\1）",
-    r"never on screen when asked \((\d+)\)": r"提问时未显示（\1）",
-    r"right answer \((\d+)\)": r"回答正确（\1）",
-    r"wrong answer \((\d+)\)": r"回答错误（\1）",
-    r"(\d+) of (\d+) answers right: (\S+) \(95% Wilson (\S+) to (\S+)\)": (
-        r"\2 个回答中 \1 个正确：\3（95% Wilson 区间 \4 至 \5）"
-    ),
-    r"time \(s\)": "时间（秒）",
-    r"median (\S+) ms \(limit (\S+) s\)": r"中位数 \1 毫秒（上限 \2 秒）",
-    r"time to first token \(ms\)": "首词元延迟（毫秒）",
-    r"share of (\d+) questions": r"\1 个问题中的比例",
-    r"first eviction": "第一次淘汰",
-    r"eviction \((\d+)\)": r"淘汰（\1）",
-    r"out of memory": "内存耗尽",
-    r"chunks streamed": "已看过的块数",
-    r"exact answers\n\(n = (.*), 95% Wilson\)": "完全正确的比例\n（n = \\1，95% Wilson 区间）",
-    r"exact answers \(95% Wilson\)": "完全正确的比例（95% Wilson 区间）",
-    r"title": "标题",
-    r"current line": "当前行",
-    r"now": "此刻",
-    r"history": "历史",
-    r"backward": "回顾",
-    r"(now|backward) \(n = (.*)\)": lambda found: f"{translated(found[1])}（n = {found[2]}）",
-    r"importance, by scorer": "importance，按打分方式",
-    r"other contenders": "其他方法",
-    r"age: chunks since it was on screen": "距显示时的块数",
-    r"budget \(tokens\)": "预算（词元）",
-    r"time per chunk \(ms\)": "每块时间（毫秒）",
-    r"lower resolution": "降低分辨率",
-    r"lower frame rate": "降低帧率",
-    r"larger budget": "增大预算",
-    r"ask while it runs": "边看边问",
-    r"overlapping windows": "重叠窗口",
-    r"(other )?wording": "换一种问法",
-    r"moment \(chunks streamed\)": "时刻（已看过的块数）",
-    r"chunk that is alive": "仍在缓存中的块",
-    r"sink": "汇聚点",
-    r"recent": "近期",
-    r"question": "问题",
-    r"layer": "层",
-    r"share of the question's attention": "问题的注意力比例",
-    r"chain": "连续旋转",
-    r"original": "从原始键旋转",
-    r"one bf16 rounding, 2⁻⁸": "一次 bf16 舍入，2⁻⁸",
-    r"evictions": "淘汰次数",
-    r"relative error of the keys": "键的相对误差",
-    r"(.+) \+ (.+)": lambda found: f"{translated(found[1])} + {translated(found[2])}",
+# English to Chinese. `{}` stands for any text, which is translated too. A label takes the entry that equals it, or else the
+# first one that fits it with texts for `{}`.
+# Names of policies, scorers and position modes have no entry: they are drawn as they are written in the code.
+CHINESE = {
+    "sink (tokens)": "汇聚点（词元）",
+    "a constant {}": "固定值 {}",
+    "Sink = the whole first chunk": "汇聚点 = 整个第一块",
+    "Growth per chunk": "每块的增长",
+    "tokens added": "新增词元",
+    "{} frames, {} px": "{} 帧，{} 像素",
+    "chunk": "块",
+    "no eviction": "不淘汰",
+    "sink + window": "汇聚点 + 窗口",
+    "{} held, budget {}": "已占用 {}，预算 {}",
+    "budget {}": "预算 {}",
+    "limit {}": "上限 {}",
+    "cache length (tokens)": "缓存长度（词元）",
+    "keys and values ({})": "键和值（{}）",
+    "Tokens": "词元",
+    "Bytes": "字节",
+    "tokens stored": "已存词元",
+    "milliseconds": "毫秒",
+    "Time per chunk": "每块时间",
+    "found ({})": "已读出（{}）",
+    "asked, not found ({})": "问过但未读出（{}）",
+    "never on screen when asked ({})": "提问时未显示（{}）",
+    "right answer ({})": "回答正确（{}）",
+    "wrong answer ({})": "回答错误（{}）",
+    "{} of {} answers right: {} (95% Wilson {} to {})": "{1} 个回答中 {0} 个正确：{2}（95% 威尔逊区间 {3} 至 {4}）",
+    "time (s)": "时间（秒）",
+    "median {} ms (limit {} s)": "中位数 {} 毫秒（上限 {} 秒）",
+    "time to first token (ms)": "首词元延迟（毫秒）",
+    "share of {} questions": "{} 个问题中的比例",
+    "first eviction": "第一次淘汰",
+    "eviction ({})": "淘汰（{}）",
+    "out of memory": "内存耗尽",
+    "chunks streamed": "已处理的块数",
+    "exact answers\n(n = {}, 95% Wilson)": "完全正确的比例\n（n = {}，95% 威尔逊区间）",
+    "exact answers (95% Wilson)": "完全正确的比例（95% 威尔逊区间）",
+    "title": "标题",
+    "current line": "当前行",
+    "now": "此刻",
+    "history": "历史",
+    "backward": "回顾",
+    "importance, by scorer": "importance，按打分方式",
+    "other contenders": "其他方法",
+    "other methods": "其他方法",
+    "age: chunks since it was on screen": "距显示时的块数",
+    "budget (tokens)": "预算（词元）",
+    "time per chunk (ms)": "每块时间（毫秒）",
+    "lower resolution": "降低分辨率",
+    "lower frame rate": "降低帧率",
+    "larger budget": "增大预算",
+    "ask while it runs": "边看边问",
+    "overlapping windows": "重叠窗口",
+    "other wording": "换一种问法",
+    "moment (chunks streamed)": "时刻（已处理的块数）",
+    "chunk that is alive": "仍在缓存中的块",
+    "sink": "汇聚点",
+    "recent": "近期",
+    "question": "问题",
+    "layer": "层",
+    "share of the question's attention": "问题的注意力比例",
+    "chain": "连续旋转",
+    "original": "从原始键旋转",
+    "one bf16 rounding, 2⁻⁸": "一次 bf16 舍入，2⁻⁸",
+    "evictions": "淘汰次数",
+    "relative error of the keys": "键的相对误差",
+    "{} (n = {})": "{}（n = {}）",
+    "{} to {}": "{} 至 {}",
+    "{} + {}": "{} + {}",
 }
 
 
-def translate(figure: Figure) -> None:
-    """Put the labels of `figure` into Chinese; what has no translation stays. Raises RuntimeError without a Chinese font."""
-    family = ["DejaVu Sans", chinese_font()]
-    for axes in figure.axes:
-        for axis in (axes.xaxis, axes.yaxis):
-            formatter = axis.get_major_formatter()
-            if isinstance(formatter, FixedFormatter):
-                formatter.seq = [translated(label) for label in formatter.seq]
-    for text in texts(figure):
-        text.set_text(translated(text.get_text()))
-        text.set_fontfamily(family)
+def _pattern(english: str) -> re.Pattern:
+    return re.compile("(.+?)".join(map(re.escape, english.split("{}"))), re.DOTALL)
 
 
-def translated(label: str) -> str:
-    """A label in Chinese, or as it is where none is known."""
-    for pattern, chinese in LABELS.items():
-        if found := re.fullmatch(pattern, label):
-            return chinese(found) if callable(chinese) else found.expand(chinese)
-    return label
+PATTERNS = {_pattern(english): chinese for english, chinese in CHINESE.items() if "{}" in english}
 
 
-def texts(figure: Figure) -> Iterator[Text]:
-    """All labels of a figure that hold something."""
-    return (text for text in figure.findobj(Text) if text.get_text().strip())
+def language() -> str:
+    """The language of the figures, "en" or "zh", from `FIGURE_LANG`. Raises ValueError for another one."""
+    chosen = os.environ.get("FIGURE_LANG") or "en"
+    if chosen not in ("en", "zh"):
+        raise ValueError(f"FIGURE_LANG={chosen!r} is not a language of the figures: set it to en or zh")
+    return chosen
 
 
-def chinese_font() -> str:
-    """The first of `FONTS` that is installed; raises RuntimeError where none is."""
-    installed = {font.name for font in font_manager.fontManager.ttflist}
-    for name in FONTS:
-        if name in installed:
-            return name
-    raise RuntimeError(
-        "FIGURE_LANG=zh needs a Chinese font, and none of those known is installed: install one, such as fonts-noto-cjk or "
-        f"fonts-wqy-microhei on Debian, and delete {matplotlib.get_cachedir()} (known: {', '.join(FONTS)})"
-    )
+def label(text: str) -> str:
+    """`text`, given in English, as matplotlib should draw it in the language of the figures.
+
+    A text without an entry in `CHINESE` stays as it is.
+    """
+    return literal(_in_chinese(text) if language() == "zh" else text)
+
+
+def literal(text: str) -> str:
+    """`text` with its dollar signs escaped: matplotlib draws exactly the given characters and does not read mathtext."""
+    return text.replace("$", r"\$")
+
+
+def _in_chinese(text: str) -> str:
+    if text in CHINESE:
+        return CHINESE[text]
+    for pattern, chinese in PATTERNS.items():
+        if found := pattern.fullmatch(text):
+            return chinese.format(*map(_in_chinese, found.groups()))
+    return text

@@ -1,76 +1,168 @@
-"""One page to open after a run: the criteria, then every notebook as executed, its report, and the figures with captions."""
+"""The page of a run: the criteria, then every notebook as executed, its report, and the figures with captions."""
 
 import json
 import os
-from html import escape
+from collections.abc import Callable, Iterable
 from pathlib import Path
+from urllib.parse import quote
 
 import nbformat
-import pandas as pd
+from jinja2 import Environment
 from nbconvert import HTMLExporter
 
-from kvlib.lab.report.report import write_atomic
+from kvlib.lab.report.criteria import COLUMNS, count_verdicts, criteria_table
+from kvlib.lab.report.files import write_atomic
 
-STYLE = """
+WIDGET = "application/vnd.jupyter.widget-view+json"
+PAGE = """\
+<!doctype html>
+<html lang="en">
+<meta charset="utf-8">
+<title>kvlib</title>
+<style>
 body { font: 15px/1.5 sans-serif; max-width: 60rem; margin: 2rem auto; padding: 0 1rem; color: #222 }
 table { border-collapse: collapse; width: 100% }
 th, td { text-align: left; padding: .3rem .6rem; border-bottom: 1px solid #ddd }
 .PASS { color: #006b4f } .FAIL { color: #b00020; font-weight: bold } .WARN { color: #8a5a00 }
 figure { margin: 2rem 0 } img { max-width: 100% } figcaption { color: #444 }
+</style>
+{% macro link(text, target) -%}
+{% if target %}<a href="{{ target }}">{{ text }}</a>{% else %}no {{ text }}{% endif %}
+{%- endmacro %}
+<h1>kvlib: the last run</h1>
+{% if criteria %}
+<p>{{ counts }}</p>
+<table>
+<tr>{% for name in criteria[0] %}<th>{{ name }}</th>{% endfor %}</tr>
+{% for row in criteria %}
+<tr>
+{% for name, text in row.items() %}
+<td class="{{ text if name == "verdict" }}">{{ text }}</td>
+{% endfor %}
+</tr>
+{% endfor %}
+</table>
+{% else %}
+<p>No criterion was judged.</p>
+{% endif %}
+{% if unreadable %}
+<h2>Unreadable files</h2>
+<ul>
+{% for file, error in unreadable.items() %}<li><b>{{ file }}</b>: {{ error }}</li>
+{% endfor %}
+</ul>
+{% endif %}
+<h2>Notebooks and reports</h2>
+<ul>
+{% for run in runs %}
+<li><b>{{ run.name }}</b>:
+{% for text, target in run.links.items() %}
+{{ link(text, target) }}{{ "," if not loop.last }}
+{% endfor %}
+<br>{{ run.conclusion }}</li>
+{% endfor %}
+</ul>
+<h2>Figures</h2>
+{% for figure in figures %}
+<figure><img src="{{ figure.image }}" alt="{{ figure.caption }}">
+<figcaption><b>{{ figure.name }}</b> {{ figure.caption }} ({{ link("data", figure.data) }})</figcaption></figure>
+{% endfor %}
+</html>
 """
-WIDGET = "application/vnd.jupyter.widget-view+json"
 
 
 def write_index(results: Path, figures: Path) -> Path:
-    """Write `results`/index.html of the reports and executed notebooks in `results` and the figures in `figures`; its path.
+    """Write `results`/index.html and return its path.
 
-    Notebooks are converted to HTML beside it. Notebooks without a report, and reports without a notebook, are listed too.
+    The page shows the reports and executed notebooks in `results` and the figures in `figures`. Notebooks are converted to
+    HTML beside it. A notebook without a report and a report without a notebook are listed too. A file that cannot be read
+    is listed with its error and does not stop the page.
     """
-    reports = {path.name.removesuffix("_report.json"): json.loads(path.read_text()) for path in results.glob("*_report.json")}
-    notebooks = {path.stem: _as_html(path) for path in sorted(results.glob("*.ipynb"))}
-    parts = [f"<h1>kvlib: the last run</h1>{_criteria(reports)}<h2>Notebooks and reports</h2><ul>"]
-    for name in sorted({*reports, *notebooks}):
-        links = [_link(notebooks[name], results, "as executed")] if name in notebooks else []
-        links += [_link(results / f"{name}_report.{kind}", results, f"report ({kind})") for kind in ("txt", "json")]
-        conclusion = escape(reports[name]["conclusion"]) if name in reports else "no report: it did not finish"
-        parts.append(f"<li><b>{escape(name)}</b>: {', '.join(links)}<br>{conclusion}</li>")
-    parts += ["</ul><h2>Figures</h2>", *(_figure(path, results) for path in sorted((figures / "data").glob("*.json")))]
-    head = f"<!doctype html><html lang='en'><meta charset='utf-8'><title>kvlib</title><style>{STYLE}</style>"
-    write_atomic(results / "index.html", f"{head}{''.join(parts)}</html>")
+    reports, bad_reports = _read_each(results.glob("*_report.json"), _read_report)
+    notebooks, bad_notebooks = _read_each(results.glob("*.ipynb"), _convert)
+    captions, bad_captions = _read_each((figures / "data").glob("*.json"), _read_caption)
+    criteria = [{"notebook": _experiment(path), **row} for path, report in reports.items() for row in report["criteria"]]
+    conclusions = {_experiment(path): "its report cannot be read" for path in bad_reports}
+    conclusions |= {_experiment(path): report["conclusion"] for path, report in reports.items()}
+    page = Environment(autoescape=True, trim_blocks=True).from_string(PAGE)
+    content = page.render(
+        criteria=criteria_table(criteria).to_dict("records"),
+        counts=count_verdicts(criteria),
+        unreadable={path.name: error for path, error in (bad_reports | bad_notebooks | bad_captions).items()},
+        runs=[
+            {
+                "name": name,
+                "links": _links(results, name),
+                "conclusion": conclusions.get(name, "no report: it did not finish"),
+            }
+            for name in sorted({*conclusions, *(path.stem for path in notebooks | bad_notebooks)})
+        ],
+        figures=[
+            {
+                "name": path.stem,
+                "caption": caption,
+                "image": _address(_image(path), results),
+                "data": _address(path, results),
+            }
+            for path, caption in captions.items()
+        ],
+    )
+    write_atomic(results / "index.html", content.encode(errors="replace"))
     return results / "index.html"
 
 
-def _criteria(reports: dict[str, dict]) -> str:
-    rows = [{"notebook": name, **row} for name, found in sorted(reports.items()) for row in found["criteria"]]
-    if not rows:
-        return "<p>No criterion was judged.</p>"
-    table = pd.DataFrame(rows)[["notebook", "id", "verdict", "description", "measured"]]
-    marked = table.map(lambda value: escape(f"{value:.4g}" if isinstance(value, float) else str(value)))
-    marked["verdict"] = [f"<span class='{verdict}'>{verdict}</span>" for verdict in table["verdict"]]
-    counts = ", ".join(f"{(table['verdict'] == verdict).sum()} {verdict}" for verdict in ("PASS", "WARN", "FAIL"))
-    return f"<p>{counts}</p>" + marked.to_html(index=False, escape=False, border=0)
+def _read_each(paths: Iterable[Path], read: Callable[[Path], object]) -> tuple[dict[Path, object], dict[Path, str]]:
+    """What `read` returns for every file, and the errors of the files for which it raises."""
+    found, errors = {}, {}
+    for path in sorted(paths):
+        try:
+            found[path] = read(path)
+        except Exception as error:  # whatever is wrong with one file, the page shows the others
+            errors[path] = f"{type(error).__name__}: {error}"
+    return found, errors
 
 
-def _as_html(path: Path) -> Path:
+def _read_report(path: Path) -> dict:
+    content = json.loads(path.read_text(encoding="utf-8"))
+    criteria = [{key: row[key] for key in COLUMNS} for row in content["criteria"]]
+    return {"criteria": criteria, "conclusion": content["conclusion"]}
+
+
+def _read_caption(path: Path) -> str:
+    return json.loads(path.read_text(encoding="utf-8"))["caption"]
+
+
+def _convert(path: Path) -> None:
+    """Write an executed notebook as HTML beside it; the HTML of an earlier run is deleted first."""
+    target = path.with_suffix(".html")
+    target.unlink(missing_ok=True)
     notebook = nbformat.read(path, as_version=4)
     for output in (output for cell in notebook.cells for output in cell.get("outputs", [])):
-        if "text/html" in output.get("data", {}):  # a panel's summary: without a kernel the panel is dead
+        if "text/html" in output.get("data", {}):  # a panel's summary: without a kernel the panel does nothing
             output["data"].pop(WIDGET, None)
     page, _ = HTMLExporter().from_notebook_node(notebook)
-    target = path.with_suffix(".html")
     write_atomic(target, page)
-    return target
 
 
-def _link(path: Path, base: Path, text: str) -> str:
-    return f"<a href='{escape(os.path.relpath(path, base))}'>{escape(text)}</a>" if path.is_file() else escape(f"no {text}")
+def _experiment(report: Path) -> str:
+    return report.name.removesuffix("_report.json")
 
 
-def _figure(record: Path, base: Path) -> str:
-    image = record.parent.parent / f"{record.stem}.png"
-    caption = escape(json.loads(record.read_text())["caption"])
-    source = escape(os.path.relpath(image, base))
-    data = _link(record, base, "data")
-    return (
-        f"<figure><img src='{source}' alt='{caption}'><figcaption><b>{record.stem}</b> {caption} ({data})</figcaption></figure>"
-    )
+def _links(results: Path, name: str) -> dict[str, str]:
+    """The texts of a run's links and their addresses, "" for a file that is not there."""
+    files = {"as executed": f"{name}.html"} if (results / f"{name}.ipynb").is_file() else {}
+    files |= {f"report ({kind})": f"{name}_report.{kind}" for kind in ("txt", "json")}
+    return {text: _address(results / file, results) if (results / file).is_file() else "" for text, file in files.items()}
+
+
+def _image(record: Path) -> Path:
+    """The picture of a figure's record in data/: the English one, or the Chinese one where only that was drawn."""
+    folder = record.parent.parent
+    chinese = folder / f"{record.stem}_zh.png"
+    english = folder / f"{record.stem}.png"
+    return chinese if chinese.is_file() and not english.is_file() else english
+
+
+def _address(path: Path, base: Path) -> str:
+    """The address of a file in a page that lies in `base`."""
+    return quote(Path(os.path.relpath(path, base)).as_posix())

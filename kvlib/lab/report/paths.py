@@ -1,7 +1,7 @@
-"""Where things are: the repository's folders, and the model, video and output paths of a run.
+"""The repository's folders, and the model, video and output paths of a run.
 
 nbmake runs a notebook in the notebook's folder, papermill in the caller's. So no path in a notebook is relative to the
-working directory: they all go through this module.
+working directory: every path goes through this module.
 
 Precedence for the model and the video, highest first: a parameter changed from its default, the environment variable
 (`QWEN_MODEL_PATH`, `VIDEO_PATH`), the embedded default. An empty parameter counts as the default.
@@ -15,9 +15,9 @@ DEFAULT_VIDEO = "data/clips/lyrics.mp4"
 
 
 def find_root() -> Path:
-    """The repository's folder: the package's parent, or else the nearest one at or above the working directory.
+    """The repository's folder: the one that holds this package, or else the nearest at or above the working directory.
 
-    Raises FileNotFoundError when kvlib was installed outside its repository and is used outside it too.
+    Raises FileNotFoundError when kvlib is installed elsewhere and the working directory is outside a repository.
     """
     cwd = Path.cwd()
     for folder in (Path(__file__).resolve().parents[3], cwd, *cwd.parents):
@@ -79,6 +79,11 @@ def report_path(experiment: str, output_dir: str = "") -> Path:
     return folder / f"{experiment}_report.txt"
 
 
+def executed_path(experiment: str, output_dir: str = "") -> Path:
+    """Where the executed copy of a notebook goes: beside its report, where `kvlib.lab.report.index` looks for it."""
+    return report_path(experiment, output_dir).with_name(f"{experiment}.ipynb")
+
+
 def figure_dir(output_dir: str = "") -> Path:
     """Where figures go: `output_dir`, or the committed `figures/` when that is empty (a full run)."""
     return _folder(output_dir, FIGURES)
@@ -96,7 +101,7 @@ def resolve(path: str | Path) -> Path:
 
 
 def shown(value):
-    """`value` as a report or a figure should show it: paths inside the repository without the machine's part."""
+    """`value` as a report or a figure shows it: a path inside the repository becomes relative to it."""
     if isinstance(value, (str, Path)):
         path = Path(value)
         return path.relative_to(ROOT).as_posix() if path.is_relative_to(ROOT) else str(value)

@@ -1,16 +1,11 @@
 """What an experiment found, and what it was found with: criteria, measurements and provenance.
 
-A notebook makes one `Report`, adds to it as it goes, and writes it at the end, as text for people and as JSON for
-`kvlib.lab.workbook` and later analyses.
+A notebook makes one `Report`, adds to it while it runs, and writes it at the end: as text for people, and as JSON for the
+page of the run, the sweeps and later analyses.
 """
 
-import importlib.metadata
 import json
 import math
-import os
-import platform
-import subprocess
-import tempfile
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -19,8 +14,9 @@ import torch
 from pandas.io.formats.style import Styler
 
 from kvlib.lab.report import paths
-
-PASS, FAIL, WARN = "PASS", "FAIL", "WARN"
+from kvlib.lab.report.criteria import FAIL, PASS, WARN, criteria_table, value_text
+from kvlib.lab.report.files import as_json, write_atomic
+from kvlib.lab.report.provenance import device_name, git_state, versions
 
 
 class Report:
@@ -68,15 +64,14 @@ class Report:
         return text
 
     def save_table(self, name: str, table: pd.DataFrame) -> Path:
-        """Write a table as CSV beside the report, as `<experiment>_<name>.csv`, for figures to be redrawn from; its path."""
+        """Write a table as `<experiment>_<name>.csv` beside the report, for later analyses; return its path."""
         path = paths.report_path(self.experiment, self.output_dir).with_name(f"{self.experiment}_{name}.csv")
         write_atomic(path, table.to_csv(index=False))
         return path
 
     def table(self) -> Styler:
-        """The criteria, one row each, for display."""
-        table = pd.DataFrame(self.criteria, columns=["id", "description", "measured", "verdict"])
-        return full_text(table.assign(measured=table["measured"].map(_text)))
+        """The criteria, one row each, for display in a notebook."""
+        return full_text(criteria_table(self.criteria))
 
     def provenance(self) -> dict:
         """What made the numbers: parameters, seed, device and versions. The same run gives the same dictionary."""
@@ -85,13 +80,12 @@ class Report:
             "parameters": self.parameters,
             "seed": self.seed,
             "device": self.device,
-            "versions": {"python": platform.python_version()}
-            | {name: _version(name) for name in ("torch", "transformers", "kvlib")},
+            "versions": versions(),
         }
 
     def as_dict(self) -> dict:
-        """Everything, ready for JSON: no NaN or infinity (they become null), nothing but plain types."""
-        return _plain(
+        """Everything in plain JSON types, for `write`: NaN and infinity become None."""
+        return as_json(
             self.provenance()
             | {
                 "git": git_state(),
@@ -103,7 +97,7 @@ class Report:
         )
 
     def write(self) -> Path:
-        """Write `<experiment>_report.txt` and `.json` where `kvlib.lab.report.paths.report_path` says; return the text's path."""
+        """Write `<experiment>_report.txt` and `.json` to the folder of `paths.report_path`; return the text's path."""
         content = self.as_dict()
         path = paths.report_path(self.experiment, self.output_dir)
         write_atomic(path.with_suffix(".json"), json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False))
@@ -112,90 +106,27 @@ class Report:
 
 
 def full_text(table: pd.DataFrame) -> Styler:
-    """A table for display whose texts are whole and start at the left; pandas would cut them at 50 characters."""
+    """A table for display in a notebook, whose texts are whole and aligned left; pandas would cut them at 50 characters.
+
+    HTML in a text or a column's name is shown as it is written, because a measured text may come from a video.
+    """
     left = {"text-align": "left", "white-space": "pre-wrap"}
     heads = [{"selector": "th", "props": [("text-align", "left")]}]
-    return table.style.hide(axis="index").set_properties(**left).set_table_styles(heads).format(precision=3)
-
-
-def device_name(device: torch.device | str) -> str:
-    """A device in words: the card and its memory, or the kind of CPU and the threads torch uses."""
-    device = torch.device(device)
-    if device.type == "cuda":
-        card = torch.cuda.get_device_properties(device)
-        return f"{card.name}, {card.total_memory / 2**30:.1f} GiB"
-    return f"{device.type} ({platform.machine()}, {torch.get_num_threads()} threads)"
-
-
-def git_state() -> dict:
-    """The repository's commit and whether files differ from it; figures do not count, since the notebooks redraw them.
-
-    Both values are None where there is no git or no commit yet.
-    """
-    commit = _git("rev-parse", "--verify", "HEAD")
-    changes = _git("status", "--porcelain", "--", ".", ":!figures")
-    return {"commit": commit, "dirty": None if commit is None or changes is None else bool(changes)}
-
-
-def write_atomic(path: Path, content: str | bytes):
-    """Write a file so that nobody ever sees half of it; folders on the way are made."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    data = content.encode() if isinstance(content, str) else content
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(data)
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, path)
-    except BaseException:
-        os.unlink(temporary)
-        raise
-
-
-def _version(package: str) -> str:
-    try:
-        return importlib.metadata.version(package)
-    except importlib.metadata.PackageNotFoundError:  # kvlib itself, run from a copy of its folder
-        return "not installed"
-
-
-def _git(*arguments: str) -> str | None:
-    try:
-        done = subprocess.run(["git", *arguments], cwd=paths.ROOT, capture_output=True, text=True)
-    except FileNotFoundError:
-        return None
-    return done.stdout.strip() if done.returncode == 0 else None
-
-
-def _plain(value):
-    """`value` in JSON's types: numpy and torch scalars unwrapped, non-finite floats null, the unknown as text."""
-    if isinstance(value, dict):
-        return {str(key): _plain(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_plain(item) for item in value]
-    if hasattr(value, "tolist"):
-        return _plain(value.tolist())
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
-    return value if value is None or isinstance(value, (bool, int, str)) else str(value)
-
-
-def _text(value) -> str:
-    if isinstance(value, float):
-        return f"{value:.4g}"
-    return "not measured" if value is None else str(value)
+    shown = table.style.hide(axis="index").set_properties(**left).set_table_styles(heads)
+    return shown.format(precision=3, escape="html").format_index(axis="columns", escape="html")
 
 
 def _as_text(content: dict) -> str:
     commit = content["git"]["commit"] or "unknown"
     dirty = " with uncommitted changes" if content["git"]["dirty"] else ""
-    versions = ", ".join(f"{name} {version}" for name, version in content["versions"].items())
+    used = ", ".join(f"{name} {version}" for name, version in content["versions"].items())
+    criteria = criteria_table(content["criteria"]).itertuples()
     lines = [
         f"Report of {content['experiment']}",
         "",
         f"written   {content['written_utc']}",
         f"device    {content['device']}",
-        f"versions  {versions}",
+        f"versions  {used}",
         f"commit    {commit}{dirty}",
         f"seed      {content['seed']}",
         "",
@@ -203,7 +134,7 @@ def _as_text(content: dict) -> str:
         *(f"  {name} = {value!r}" for name, value in content["parameters"].items()),
         "",
         "Criteria",
-        *(f"  {c['verdict']}  [{c['id']}] {c['description']}: {_text(c['measured'])}" for c in content["criteria"]),
+        *(f"  {row.verdict}  [{row.id}] {row.description}: {row.measured}" for row in criteria),
         "",
         "Measurements",
         *(f"  {_measurement(m)}" for m in content["measurements"]),
@@ -215,10 +146,10 @@ def _as_text(content: dict) -> str:
 
 
 def _measurement(measured: dict) -> str:
-    text = f"{measured['name']}: {_text(measured['value'])}"
+    text = f"{measured['name']}: {value_text(measured['value'])}"
     if measured["unit"]:
         text += f" {measured['unit']}"
     if measured["interval"]:
         low, high = measured["interval"]
-        text += f" (95% interval {_text(low)} to {_text(high)})"
+        text += f" (95% interval {value_text(low)} to {value_text(high)})"
     return text + (f", n = {measured['n']}" if measured["n"] is not None else "")

@@ -2,21 +2,21 @@
 
 import inspect
 import json
-import re
 
 import numpy as np
 import pandas as pd
 import pytest
 
-from kvlib.lab.figures import labels as chinese
-from kvlib.lab.figures import plots
 from kvlib.lab.figures import recipes as figures
+from kvlib.lab.figures import style
 from kvlib.lab.report import paths
 from kvlib.lab.report.report import Report
 
 SCORES = pd.DataFrame(
     [dict(question="title", position_mode=mode, chunks=n, correct=n % 5, n=7) for mode in ("keep", "remap") for n in (8, 21)]
 )
+
+DRIFT = pd.DataFrame(dict(turns=[1, 9], method="chain", error=[0.1, 0.2]))
 
 
 def points(figure) -> list:
@@ -30,7 +30,7 @@ def test_made_and_redrawn_are_the_same_bytes(tmp_path):
     before = [path.read_bytes() for path in files]
     for path in files:
         path.unlink()
-    figures.main([str(tmp_path)])
+    assert figures.redraw_all([tmp_path]) == files[1:]
     assert [path.read_bytes() for path in files] == before
     assert points(made) == points(figures.RECIPES["04_accuracy_over_length"].draw(SCORES, 12.5))
     known = json.loads((tmp_path / "data/04_accuracy_over_length.json").read_text())
@@ -44,20 +44,24 @@ def test_tables_come_back_as_they_were(tmp_path):
         dict(share=[1 / 3, float("nan")], event=["", "out of memory"], exact=[True, False], n=[1, 2]), index=["a, b", "c"]
     )
     figures.store("02_memory", tmp_path, {}, {"chunks": table, "budget_tokens": np.int64(5), "limit_bytes": float("nan")})
-    back = figures._read(tmp_path / "data/02_memory_chunks.csv")
+    back = figures.read_table(tmp_path / "data/02_memory_chunks.csv")
     pd.testing.assert_frame_equal(back, table, check_names=False)
     numbers = json.loads((tmp_path / "data/02_memory.json").read_text())["numbers"]
     assert numbers == {"budget_tokens": 5, "limit_bytes": None}
 
 
-def test_an_unknown_figure_and_missing_data_are_named(tmp_path, capsys):
+def test_an_unknown_figure_and_missing_data_are_named(tmp_path):
     with pytest.raises(ValueError, match="'06_new'.*RECIPES"):
         figures.make("06_new", Report("06", {}, 0, "cpu", str(tmp_path)))
     with pytest.raises(FileNotFoundError, match="01_sinks.json: run its notebook"):
         figures.redraw("01_sinks", tmp_path)
-    with pytest.raises(SystemExit):
-        figures.main([str(tmp_path)])
-    assert "no stored figures" in capsys.readouterr().err
+
+
+def test_nothing_is_drawn_when_a_folder_has_no_figures(tmp_path):
+    figures.store("05_drift", tmp_path / "full", {}, {"drift": DRIFT})
+    with pytest.raises(FileNotFoundError, match=f"no stored figures in {tmp_path}/empty/data: run the notebooks"):
+        figures.redraw_all([tmp_path / "full", tmp_path / "empty"])
+    assert not (tmp_path / "full/05_drift.png").exists()
 
 
 @pytest.mark.parametrize("folder", ["figures", "figures/full_size"])
@@ -79,41 +83,20 @@ def test_no_figure_is_drawn_past_the_recipes():
     assert all(any(f'figures.make(\\"{name}\\"' in source for source in sources) for name in figures.RECIPES)
 
 
-NAMES = (
-    "keep remap compact unrotated none sink_window uniform value_norm key_norm temporal_redundancy surprise random last_n"
-).split()
-
-
-@pytest.mark.parametrize("name", figures.RECIPES)
-def test_every_label_has_a_chinese_one(name, monkeypatch):
-    monkeypatch.setattr(chinese, "chinese_font", lambda: "DejaVu Sans")
-    known = json.loads((paths.FIGURES / f"data/{name}.json").read_text())
-    tables = {key: figures._read(paths.FIGURES / f"data/{name}_{key}.csv") for key in known["tables"]}
-    figure = figures.RECIPES[name].draw(**tables, **known["numbers"])
-    spoken = {*NAMES, *map(plots._shorten, tables.get("lines", pd.DataFrame({"text": []}))["text"])}
-    chinese.translate(figure)
-    left = {text.get_text() for text in chinese.texts(figure)} - spoken
-    assert not [label for label in left if re.search("[a-z]{3}", label) and not re.search("[\u4e00-\u9fff]", label)]
-
-
-def test_chinese_figures_stand_beside_the_english_ones(tmp_path, monkeypatch):
-    figures.store("05_drift", tmp_path, {}, {"drift": pd.DataFrame(dict(turns=[1, 9], method="chain", error=[0.1, 0.2]))})
-    monkeypatch.setattr(chinese, "chinese_font", lambda: "DejaVu Sans")
-    monkeypatch.setattr(
-        "kvlib.lab.figures.plots.save_figure", lambda _figure, name, folder, _: (folder / f"{name}.png").touch()
-    )
+def test_chinese_figures_stand_beside_the_english_ones(tmp_path, monkeypatch, chinese_font):
+    figures.store("05_drift", tmp_path, {}, {"drift": DRIFT})
     monkeypatch.setenv("FIGURE_LANG", "zh")
-    labels = [text.get_text() for text in chinese.texts(figures.redraw("05_drift", tmp_path))]
-    assert "淘汰次数" in labels and "连续旋转" in labels and "evictions" not in labels
-    assert (tmp_path / "05_drift_zh.png").is_file() and not (tmp_path / "05_drift.png").exists()
+    assert figures.redraw_all([tmp_path]) == [tmp_path / "05_drift_zh.png"]
+    assert (tmp_path / "05_drift_zh.png").is_file() and (tmp_path / "05_drift_zh.pdf").is_file()
+    assert not (tmp_path / "05_drift.png").exists()
 
 
 def test_without_a_chinese_font_or_language_the_message_says_what_to_do(tmp_path, monkeypatch):
-    figures.store("05_drift", tmp_path, {}, {"drift": pd.DataFrame(dict(turns=[1], method="chain", error=[0.1]))})
+    figures.store("05_drift", tmp_path, {}, {"drift": DRIFT})
     monkeypatch.setenv("FIGURE_LANG", "zh")
-    monkeypatch.setattr(chinese, "FONTS", ("No Such Font",))
+    monkeypatch.setattr(style, "CHINESE_FONTS", ("No Such Font",))
     with pytest.raises(RuntimeError, match="FIGURE_LANG=zh needs a Chinese font.*fonts-noto-cjk"):
         figures.redraw("05_drift", tmp_path)
     monkeypatch.setenv("FIGURE_LANG", "fr")
-    with pytest.raises(ValueError, match="'fr'.*'en' and 'zh'"):
+    with pytest.raises(ValueError, match="'fr'.*set it to en or zh"):
         figures.redraw("05_drift", tmp_path)

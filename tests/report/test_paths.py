@@ -88,8 +88,11 @@ def test_report_path_is_a_file_or_a_folder(root, tmp_path, monkeypatch):
     assert paths.report_path("02") == paths.RESULTS / "02_report.txt"
     assert paths.report_path("02", "results/small") == root / "results/small/02_report.txt"
     assert paths.budgets_path("results/small") == root / "results/small/budgets.json"
+    assert paths.executed_path("02") == paths.RESULTS / "02.ipynb"
+    assert paths.executed_path("02", "results/small") == root / "results/small/02.ipynb"
     monkeypatch.setenv("REPORT_PATH", str(tmp_path / "reports"))
     assert paths.report_path("02", "results/small") == tmp_path / "reports/02_report.txt"
+    assert paths.executed_path("02", "results/small") == tmp_path / "reports/02.ipynb"
     monkeypatch.setenv("REPORT_PATH", str(tmp_path / "mine.txt"))
     assert paths.report_path("02") == tmp_path / "mine.txt"
     assert paths.budgets_path() == tmp_path / "budgets.json"

@@ -1,17 +1,16 @@
-"""Reports say what was measured with what, in text and in valid JSON, and are never half-written."""
+"""Reports say what was measured with what, in text and in valid JSON, and show texts as they are."""
 
 import importlib.metadata
 import json
 import math
-import os
-import subprocess
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 
-from kvlib.lab.report import paths, report
-from kvlib.lab.report.report import Report
+from kvlib.lab.report import paths
+from kvlib.lab.report.report import Report, full_text
 
 
 @pytest.fixture(autouse=True)
@@ -87,55 +86,30 @@ def test_report_path_overrides_the_place(filled, tmp_path, monkeypatch):
     assert (tmp_path / "mine" / "final.json").is_file()
 
 
-def test_a_write_that_fails_leaves_the_old_file_and_no_litter(tmp_path, monkeypatch):
-    path = tmp_path / "report.txt"
-    report.write_atomic(path, "old")
-
-    def broken(*_):
-        raise OSError("disk full")
-
-    monkeypatch.setattr(os, "replace", broken)
-    with pytest.raises(OSError, match="disk full"):
-        report.write_atomic(path, "new")
-    assert [p.name for p in tmp_path.iterdir()] == ["report.txt"]
-    assert path.read_text() == "old"
-
-
-def test_git_state_follows_the_repository_but_not_its_figures(tmp_path, monkeypatch):
-    monkeypatch.setattr(paths, "ROOT", tmp_path)
-    assert report.git_state() == {"commit": None, "dirty": None}
-
-    def git(*arguments):
-        identity = ["-c", "user.name=t", "-c", "user.email=t@example.org"]
-        subprocess.run(["git", *identity, *arguments], cwd=tmp_path, check=True, capture_output=True)
-
-    git("init")
-    assert report.git_state() == {"commit": None, "dirty": None}
-    (tmp_path / "code.py").write_text("1")
-    git("add", "code.py")
-    git("commit", "-m", "first")
-    assert len(report.git_state()["commit"]) == 40
-    (tmp_path / "figures").mkdir()
-    (tmp_path / "figures" / "new.pdf").touch()
-    assert report.git_state()["dirty"] is False
-    (tmp_path / "code.py").write_text("2")
-    assert report.git_state()["dirty"] is True
-
-
 def test_provenance_has_no_time_and_no_commit(filled):
     """Figures carry it, and must not change when only the clock or the commit did."""
     assert filled.provenance().keys() == {"experiment", "parameters", "seed", "device", "versions"}
-
-
-def test_kvlib_need_not_be_installed(filled, monkeypatch):
-    def missing(name):
-        raise importlib.metadata.PackageNotFoundError(name)
-
-    monkeypatch.setattr(importlib.metadata, "version", missing)
-    assert filled.provenance()["versions"]["kvlib"] == "not installed"
 
 
 def test_tables_show_texts_whole(tmp_path):
     made = Report("x", {}, 0, "cpu", str(tmp_path))
     made.check("A", "word " * 40 + "end", 1, True)
     assert "word " * 40 + "end" in made.table().to_html()
+
+
+def test_tables_show_html_as_text(tmp_path):
+    made = Report("x", {}, 0, "cpu", str(tmp_path))
+    made.check("<i>A</i>", "read <u>from</u> the screen", "<b>x</b>", True)
+    shown = made.table().to_html()
+    for escaped in ("&lt;i&gt;A&lt;/i&gt;", "read &lt;u&gt;from&lt;/u&gt; the screen", "&lt;b&gt;x&lt;/b&gt;"):
+        assert escaped in shown
+    columns = full_text(pd.DataFrame({"<b>name</b>": ["<b>x</b>", "y"], "n": [1 / 3, 2.0]})).to_html()
+    assert "<b>" not in columns and "&lt;b&gt;name" in columns and "0.333" in columns
+
+
+def test_the_table_and_the_text_show_the_same_values(filled):
+    table = filled.table().data
+    assert list(table.columns) == ["id", "verdict", "description", "measured"]
+    assert list(table["measured"]) == ["100", "not measured", "{'before': 10, 'after': 12}"]
+    text = filled.write().read_text()
+    assert all(f"{row.verdict}  [{row.id}] {row.description}: {row.measured}" in text for row in table.itertuples())

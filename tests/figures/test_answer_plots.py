@@ -1,0 +1,88 @@
+"""Figures of answers show the given data, with Wilson intervals."""
+
+import matplotlib.pyplot as plt
+import pandas as pd
+import pytest
+from drawn import SCORES, legend_texts
+from matplotlib.container import ErrorbarContainer
+from statsmodels.stats.proportion import proportion_confint
+
+from kvlib.lab.figures import answer_plots, style
+from kvlib.lab.study.scoring import Subtitle, score_answers, score_lines
+
+
+def test_accuracy_panels_lines_and_wilson_bars():
+    fig = answer_plots.plot_accuracy_over_length(SCORES, first_eviction=12)
+    assert [axis.get_title() for axis in fig.axes] == ["title", "current line"]
+    keep, remap = [c for c in fig.axes[0].containers if isinstance(c, ErrorbarContainer)]
+    assert (keep.get_label(), remap.get_label()) == ("keep", "remap")
+    assert list(keep.lines[0].get_ydata()) == [32 / 32, 18 / 32, 0]
+    assert list(keep.lines[0].get_xdata()) == pytest.approx([8, 24, 96], abs=1)
+    assert (keep.lines[0].get_xdata() < remap.lines[0].get_xdata()).all(), "equal values would hide each other"
+    low, high = proportion_confint(18, 32, method="wilson")
+    assert keep.lines[2][0].get_segments()[1][:, 1] == pytest.approx([low, high])
+    assert keep.lines[0].get_marker() != remap.lines[0].get_marker()
+    assert keep.lines[0].get_linestyle() != remap.lines[0].get_linestyle()
+    assert "first eviction" in legend_texts(fig)
+    assert fig.axes[0].get_ylabel() == "exact answers\n(n = 32, 95% Wilson)"
+    assert "first eviction" not in legend_texts(answer_plots.plot_accuracy_over_length(SCORES))
+
+
+def test_timeline_shows_each_line_by_what_became_of_it():
+    song = [Subtitle(0, 4, "one"), Subtitle(4, 8, "two"), Subtitle(8, 11, "three")]
+    run = pd.DataFrame({"time_s": [1.0, 5.0], "answer": ["one", "tow"]})
+    fig = answer_plots.plot_line_timeline(score_lines(song, run), score_answers(song, run))
+    (axis,) = fig.axes
+    assert {"found (1)", "asked, not found (1)", "never on screen when asked (1)"} <= set(legend_texts(fig))
+    assert {"right answer (1)", "wrong answer (1)"} <= set(legend_texts(fig))
+    assert axis.get_title() == "1 of 2 answers right: 50% (95% Wilson 9% to 91%)"
+    found = [bar for bar in axis.patches if bar.get_facecolor() == plt.matplotlib.colors.to_rgba(style.BLUE)]
+    assert [(bar.get_x(), bar.get_width()) for bar in found] == [(0, 4)]
+    assert [text.get_text() for text in axis.get_yticklabels()] == ["one", "two", "three"]
+
+
+def test_ttft_is_in_milliseconds():
+    fig = answer_plots.plot_ttft(pd.DataFrame({"ttft": [0.010, 0.020, 0.030]}), limit_s=10)
+    assert legend_texts(fig) == ["median 20 ms (limit 10 s)"]
+
+
+def test_retention_has_a_line_and_bars_for_every_policy():
+    cells = [("uniform", 1, 9), ("uniform", 8, 6), ("sink_window", 1, 10), ("sink_window", 8, 0)]
+    scores = pd.DataFrame([dict(panel="p", contender=name, age=age, correct=correct, n=10) for name, age, correct in cells])
+    fig = answer_plots.plot_retention(scores)
+    uniform, window = [c for c in fig.axes[0].containers if isinstance(c, ErrorbarContainer)]
+    assert (uniform.get_label(), window.get_label()) == ("uniform", "sink_window")
+    assert list(uniform.lines[0].get_ydata()) == [0.9, 0.6]
+    assert list(window.lines[0].get_ydata()) == [1.0, 0.0]
+    assert list(window.lines[0].get_xdata()) == pytest.approx([1, 8], rel=0.05)
+    assert [text.get_text() for text in fig.axes[0].get_xticklabels()] == ["1", "8"]
+    assert "n = 10, 95% Wilson" in fig.axes[0].get_ylabel()
+
+
+def test_budgets_have_a_panel_for_every_question():
+    cells = [("now", "a", 250, 3), ("now", "a", 500, 4), ("title", "a", 250, 0), ("title", "a", 500, 2)]
+    scores = pd.DataFrame([(*cell, 4) for cell in cells], columns=["question", "contender", "budget", "correct", "n"])
+    fig = answer_plots.plot_budgets(scores)
+    assert [axis.get_title() for axis in fig.axes] == ["now", "title"]
+    drawn = [axis.containers[0].lines[0] for axis in fig.axes]
+    assert [list(found.get_ydata()) for found in drawn] == [[0.75, 1], [0, 0.5]]
+    assert list(drawn[0].get_xdata()) == pytest.approx([250, 500])
+    assert legend_texts(fig) == ["a"]
+
+
+def test_strategies_stand_in_order_with_their_price():
+    summary = pd.DataFrame(
+        {"now": [1.0, 0.9], "now_low": [0.9, 0.7], "now_high": [1.0, 0.95], "now_n": 10, "backward": [0.1, 0.5],
+         "backward_low": [0, 0.3], "backward_high": [0.3, 0.7], "backward_n": 40, "seconds": [0.05, 0.08]},
+        index=["keep", "remap"],
+    )  # fmt: skip
+    fig = answer_plots.plot_strategies(summary)
+    answers, price = fig.axes
+    assert [text.get_text() for text in answers.get_yticklabels()] == ["keep", "remap"]
+    assert list(answers.get_yticks()) == [1, 0], "the first at the top"
+    assert [list(c.lines[0].get_xdata()) for c in answers.containers if isinstance(c, ErrorbarContainer)] == [
+        [1, 0.9],
+        [0.1, 0.5],
+    ]
+    assert [bar.get_width() for bar in price.patches] == pytest.approx([50, 80])
+    assert legend_texts(fig) == ["now (n = 10)", "backward (n = 40)"]
