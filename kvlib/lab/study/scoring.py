@@ -1,4 +1,4 @@
-"""Answers about the text on screen, scored against an .srt.
+"""Answers scored against the true text: the definition of an exact answer, and an .srt as ground truth.
 
 Texts are compared after `normalise`: Unicode form and white space do not count, letters' case and punctuation do,
 because the question asks for the text verbatim.
@@ -12,9 +12,9 @@ from typing import NamedTuple
 import jiwer
 import pandas as pd
 import srt
-from statsmodels.stats.proportion import proportion_confint
 
-NO_TEXT = "No text visible"
+from kvlib.lab.report.statistics import wilson
+
 EDGES = " .!。\"'“”「」"  # after normalise
 NO_TEXT_ANSWER = re.compile(
     r"(there is )?(currently )?no (visible )?text( is)?( currently)?( visible)?( on (the )?screen)?"
@@ -70,9 +70,10 @@ def is_no_text(answer: str) -> bool:
     return answer == "" or NO_TEXT_ANSWER.fullmatch(answer) is not None
 
 
-def reads(answer: str, truth: str) -> bool:
-    """Whether an answer is the true text, or says that there is none where `truth` is ""."""
-    return _read(answer) == normalise(truth)
+def exact_match(answer: str, truth: str) -> bool:
+    """Whether `answer` is the text `truth` after `normalise`; where `truth` is empty, whether it says that there is no text."""
+    truth = normalise(truth)
+    return normalise(answer) == truth or (not truth and is_no_text(answer))
 
 
 def collect_lines(answers: list[str]) -> list[str]:
@@ -92,8 +93,8 @@ def score_answers(subtitles: list[Subtitle], asks: pd.DataFrame) -> pd.DataFrame
     """
     truth = [truth_at(subtitles, t) for t in asks["time_s"]]
     pairs = list(zip(truth, asks["answer"], strict=True))
-    exact = [reads(answer, text) for text, answer in pairs]
-    cer = [jiwer.cer(normalise(text), _read(answer)) if text else float("nan") for text, answer in pairs]
+    exact = [exact_match(answer, text) for text, answer in pairs]
+    cer = [jiwer.cer(normalise(text), _text_read(answer, text)) if text else float("nan") for text, answer in pairs]
     return asks.assign(truth=truth, exact=exact, cer=cer)
 
 
@@ -103,7 +104,7 @@ def score_lines(subtitles: list[Subtitle], asks: pd.DataFrame) -> pd.DataFrame:
     `asked`: some ask fell into its time. `found`: some answer of the run holds its text as whole words, so a line is
     still found when the answer reads more than that line; what it reads too much shows in the CER.
     """
-    answers = [_read(answer) for answer in asks["answer"]]
+    answers = [_text_read(answer) for answer in asks["answer"]]
     rows = pd.DataFrame(subtitles, columns=Subtitle._fields)
     asked = [any(s.start_s <= t < s.end_s for t in asks["time_s"]) for s in subtitles]
     found = [any(_holds(answer, normalise(s.text)) for answer in answers) for s in subtitles]
@@ -132,8 +133,13 @@ def summarise(subtitles: list[Subtitle], asks: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame.from_dict(rows, orient="index", columns=["value", "low", "high", "n"])
 
 
-def _read(answer: str) -> str:
-    return "" if is_no_text(answer) else normalise(answer)
+def _text_read(answer: str, truth: str = "") -> str:
+    """What an answer reads from the screen, after `normalise`: "" when it says that there is no text.
+
+    A text such as "." counts as no text, except where it is the truth.
+    """
+    text = normalise(answer)
+    return "" if is_no_text(answer) and text != normalise(truth) else text
 
 
 def _holds(answer: str, text: str) -> bool:
@@ -144,10 +150,11 @@ def _proportion(outcomes: pd.Series) -> tuple[float, float, float, int]:
     n, right = len(outcomes), int(outcomes.sum())
     if n == 0:
         return float("nan"), float("nan"), float("nan"), 0
-    return right / n, *proportion_confint(right, n, method="wilson"), n
+    return right / n, *wilson(right, n), n
 
 
 def _corpus_cer(scored: pd.DataFrame) -> tuple[float, float, float, int]:
     truth = [normalise(text) for text in scored["truth"]]
-    value = jiwer.cer(truth, [_read(answer) for answer in scored["answer"]]) if truth else float("nan")
+    read = [_text_read(answer, text) for answer, text in zip(scored["answer"], scored["truth"], strict=True)]
+    value = jiwer.cer(truth, read) if truth else float("nan")
     return value, float("nan"), float("nan"), sum(map(len, truth))

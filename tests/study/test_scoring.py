@@ -9,6 +9,7 @@ import pytest
 from kvlib.lab.study.scoring import (
     Subtitle,
     collect_lines,
+    exact_match,
     is_no_text,
     normalise,
     read_srt,
@@ -81,6 +82,31 @@ def test_no_text_is_recognised(answer):
 )
 def test_lyrics_are_not_taken_for_no_text(answer):
     assert not is_no_text(answer)
+
+
+@pytest.mark.parametrize(
+    ("answer", "truth", "exact"),
+    [
+        ("Row your boat", "Row  your\nboat", True),
+        ("row your boat", "Row your boat", False),
+        ("No text visible", "", True),
+        ("", "", True),
+        ("Row", "", False),
+        ("No text visible", "Row", False),
+        ("", "Row", False),
+        # Texts that read like "no text" are compared like every other text when they are the truth.
+        ("No text visible", "No text visible", True),
+        ("No text.", "No text visible", False),
+        (".", ".", True),
+        ("No text visible", ".", False),
+        ("No red card seen", "No red card seen", True),
+    ],
+)
+def test_exact_is_the_same_text_or_no_text_where_there_is_none(answer, truth, exact):
+    assert exact_match(answer, truth) == exact
+    scored = score_answers([Subtitle(0, 1, truth)] if truth else SONG, asks((0.5 if truth else 5, answer)))
+    assert scored["exact"].tolist() == [exact]
+    assert not truth or (scored["cer"][0] == 0) == exact
 
 
 def test_lines_are_collected_once_in_order():
