@@ -100,19 +100,18 @@ def test_frames_are_resized_to_a_height_and_keep_their_shape():
 
 
 def test_a_shrunk_stream_goes_on_within_the_smaller_budget(model, processor):
-    engine = VideoStreamingInference(model, processor, "cpu", EvictionConfig(10_000, position_mode="remap"))
-    rows = runs.shrink_at_limit(engine, CLIP, 2, 2.0, 700 * BYTES, smaller=200)
+    engine = VideoStreamingInference(model, processor, "cpu", EvictionConfig(400, position_mode="remap"))
+    rows = runs.shrink_when_full(engine, CLIP, 2, 2.0, 10**9, smaller=200)
     before, at, after = (rows[rows["stage"] == stage] for stage in ("before shrink", "shrink", "after shrink"))
-    assert before["cache_bytes"].iloc[-1] > 700 * BYTES >= before["cache_bytes"].iloc[-2]
-    assert len(at) == 1 and at["chunk"].item() == before["chunk"].iloc[-1]
-    assert before["chunk"].tolist() + after["chunk"].tolist() == list(range(12)), "every chunk once"
-    assert 0 < at["cache_tokens"].item() <= 200 and after["cache_tokens"].max() <= 200
-    assert max(at["cache_bytes"].item(), after["cache_bytes"].max()) < before["cache_bytes"].iloc[-1] / 2
-    assert engine.get_cache_info()["cache_seq_length"] == after["cache_tokens"].iloc[-1]
+    # 98 tokens, then 60 for each chunk: six chunks are 398 tokens, so the seventh is the first that evicts.
+    assert before["cache_tokens"].tolist() == [98, 158, 218, 278, 338, 398, 398]
+    assert at["cache_tokens"].tolist() == [158] and at["chunk"].tolist() == [6], "the sink and one chunk fit into 200 tokens"
+    assert after["cache_tokens"].tolist() == [158] * 5 and after["chunk"].tolist() == [7, 8, 9, 10, 11]
+    assert max(at["cache_bytes"].item(), after["cache_bytes"].max()) < before["cache_bytes"].iloc[-1]
 
 
-def test_a_chunk_that_memory_had_no_room_for_is_appended_after_shrink(model, processor, monkeypatch):
-    engine = VideoStreamingInference(model, processor, "cpu", EvictionConfig(10_000, position_mode="remap"))
+def test_a_stream_is_shrunk_when_memory_ends_and_the_chunk_without_room_is_appended_again(model, processor, monkeypatch):
+    engine = VideoStreamingInference(model, processor, "cpu", EvictionConfig(1000, position_mode="remap"))
     append, calls = engine.append_video_chunk, []
 
     def failing_once(frames, fps):
@@ -122,16 +121,23 @@ def test_a_chunk_that_memory_had_no_room_for_is_appended_after_shrink(model, pro
         return append(frames, fps)
 
     monkeypatch.setattr(engine, "append_video_chunk", failing_once)
-    rows = runs.shrink_at_limit(engine, CLIP, 2, 2.0, 10**9, smaller=200)
+    rows = runs.shrink_when_full(engine, CLIP, 2, 2.0, 10**9, smaller=200)
     assert len(calls) == 13 and calls[4] is calls[5]
-    assert rows[rows["stage"] == "after shrink"]["chunk"].tolist() == list(range(4, 12))
-    assert engine.get_cache_info()["tokens_seen"] == engine.cache_manager.seen
-    assert engine.cache_manager.chunks_seen == 12
+    assert rows["stage"].tolist() == ["before shrink"] * 4 + ["shrink"] + ["after shrink"] * 8
+    assert rows["chunk"].tolist() == [0, 1, 2, 3, 4, *range(4, 12)]
+    assert engine.cache_manager.chunks_seen == 12, "every chunk once"
 
 
-def test_without_an_end_of_memory_nothing_is_shrunk(model, processor):
+def test_the_limit_in_bytes_also_shrinks(model, processor):
     engine = VideoStreamingInference(model, processor, "cpu", EvictionConfig(10_000, position_mode="remap"))
-    rows = runs.shrink_at_limit(engine, CLIP, 2, 2.0, 10**9, smaller=200)
+    rows = runs.shrink_when_full(engine, CLIP, 2, 2.0, 1000 * BYTES, smaller=200)
+    assert (rows["stage"] == "shrink").sum() == 1
+    assert (rows[rows["stage"] != "before shrink"]["cache_bytes"] <= 1000 * BYTES).all()
+
+
+def test_what_never_becomes_full_is_not_shrunk(model, processor):
+    engine = VideoStreamingInference(model, processor, "cpu", EvictionConfig(1000, position_mode="remap"))
+    rows = runs.shrink_when_full(engine, CLIP, 2, 2.0, 10**9, smaller=200)
     assert set(rows["stage"]) == {"before shrink"} and len(rows) == 12
 
 

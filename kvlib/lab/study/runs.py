@@ -127,15 +127,15 @@ def stream_video(
     return pd.DataFrame(rows)
 
 
-def shrink_at_limit(engine, video, chunk_frames: int, sample_fps: float, limit_bytes: int, smaller: int) -> pd.DataFrame:
-    """Stream a video until memory ends, shrink the engine's budget to `smaller` tokens, and stream the rest of the video.
+def shrink_when_full(engine, video, chunk_frames: int, sample_fps: float, limit_bytes: int, smaller: int) -> pd.DataFrame:
+    """Stream a video until the memory or the budget is full, shrink the budget to `smaller` tokens, and stream the rest.
 
-    engine: a bounded one whose budget does not fit into the memory. Memory ends as in `stream_video`; a chunk that CUDA had no
-    memory for is appended again after `shrink`.
+    engine: one with an `EvictionConfig`. The memory is full where `stream_video` would end, the budget at the first eviction.
+    A chunk that CUDA had no memory for is appended again after `shrink`.
 
     A table [stage, chunk, cache_tokens, cache_bytes], a row per chunk, with the stage "before shrink" or "after shrink", and
-    one more row with the stage "shrink", directly after that call. When memory does not end, all rows are "before shrink".
-    Raises torch.OutOfMemoryError when memory ends once more.
+    one more row with the stage "shrink", directly after that call. When nothing becomes full, all rows are "before shrink".
+    Raises torch.OutOfMemoryError when memory ends after `shrink`.
     """
     rows, shrunk = [], False
 
@@ -147,12 +147,13 @@ def shrink_at_limit(engine, video, chunk_frames: int, sample_fps: float, limit_b
             note("after shrink", index, engine.append_video_chunk(frames, sample_fps))
             continue
         info, full, appended = _append_within(engine, frames, sample_fps, limit_bytes)
-        note("before shrink", index, info)
-        if full:
+        if appended:
+            note("before shrink", index, info)
+        if full or info["eviction_stats"]["total_evictions"]:
             note("shrink", index, engine.shrink(smaller))
             shrunk = True
-            if not appended:
-                note("after shrink", index, engine.append_video_chunk(frames, sample_fps))
+        if not appended:
+            note("after shrink", index, engine.append_video_chunk(frames, sample_fps))
     return pd.DataFrame(rows)
 
 
