@@ -43,6 +43,40 @@ def test_srt_is_read_in_order_without_markup(tmp_path):
     assert read_srt(path) == [Subtitle(1.0, 2.25, "first"), Subtitle(5.5, 7.0, "second\nrow")]
 
 
+@pytest.mark.parametrize(
+    ("timing", "start_s", "end_s"),
+    [
+        ("00:00:01,250 --> 00:00:03,500", 1.25, 3.5),
+        ("00:00:01.250 --> 00:00:03.500", 1.25, 3.5),
+        ("00:00:01,250000 --> 00:00:03,500000", 1.25, 3.5),
+        ("0:0:1,5 --> 0:0:3,25", 1.5, 3.25),
+        ("00:00:01 --> 00:00:03", 1, 3),
+        ("00:01,000 --> 01:03,000", 1, 63),
+        ("100:00:01,000 --> 100:00:03,000", 360001, 360003),
+        ("00:00:01,000 --> 00:00:03,000 X1:100 X2:200", 1, 3),
+    ],
+)
+def test_times_are_read_with_or_without_hours_and_with_any_number_of_decimals(tmp_path, timing, start_s, end_s):
+    path = tmp_path / "clip.srt"
+    path.write_text(f"1\n{timing}\ntext\n\n2\n200:00:00,000 --> 200:00:01,000\nlast\n")
+    assert read_srt(path)[0] == Subtitle(start_s, end_s, "text")
+
+
+@pytest.mark.parametrize(
+    ("written", "shown"),
+    [
+        ('{\\an8}<font color="#ff0"><i>Hello</i></font>', "Hello"),
+        ("<B>Hello</B> <c.yellow>you</c>", "Hello you"),
+        ("I <3 you, 1 < 2 > 0", "I <3 you, 1 < 2 > 0"),
+        ("x <y and z> w", "x <y and z> w"),
+    ],
+)
+def test_markup_is_removed_and_other_brackets_stay(tmp_path, written, shown):
+    path = tmp_path / "clip.srt"
+    path.write_text(f"1\n00:00:01,000 --> 00:00:03,000\n{written}\n")
+    assert read_srt(path)[0].text == shown
+
+
 def test_bad_srt_files_are_named(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"gone\.srt.*beside it"):
         read_srt(tmp_path / "gone.srt")

@@ -20,7 +20,9 @@ NO_TEXT_ANSWER = re.compile(
     r"(there is )?(currently )?no (visible )?text( is)?( currently)?( visible)?( on (the )?screen)?"
     r"|(目前|当前)?((屏幕|画面)[上中]?)?(目前|当前)?(没有|无|看不到)(任何)?(可见)?(的)?(文字|文本|歌词|字幕)(可见)?"
 )
-MARKUP = re.compile(r"<[^<>]*>|\{\\[^{}]*\}")
+MARKUP = re.compile(r"</?(?:b|i|u|s|font|span|ruby|rt|c|v)(?:[\s.][^<>]*)?/?>|\{\\[^{}]*\}", re.IGNORECASE)
+TIME = r"(?:(\d+)[:：])?(\d+)[:：](\d+)(?:[,.:，．。：](\d+))?"  # hours, which may be absent, minutes, seconds, their decimals
+TIMING_LINE = re.compile(rf"^[ \t]*{TIME}[ \t]*-->[ \t]*{TIME}(?![\d,.:])", re.MULTILINE)
 
 
 class Subtitle(NamedTuple):
@@ -40,7 +42,7 @@ def read_srt(path: str | Path) -> list[Subtitle]:
     if not path.is_file():
         raise FileNotFoundError(f"no subtitles at {path}: put an .srt with the video's name beside it")
     try:
-        entries = sorted(srt.parse(path.read_text(encoding="utf-8-sig")))
+        entries = sorted(srt.parse(TIMING_LINE.sub(_milliseconds, path.read_text(encoding="utf-8-sig"))))
     except (srt.SRTParseError, UnicodeDecodeError) as error:
         raise ValueError(f"{path} is not a valid .srt in UTF-8 ({error}): correct or convert it") from error
     texts = [MARKUP.sub("", entry.content).strip() for entry in entries]
@@ -131,6 +133,15 @@ def summarise(subtitles: list[Subtitle], asks: pd.DataFrame) -> pd.DataFrame:
         "character error rate": _corpus_cer(scored[~blank]),
     }
     return pd.DataFrame.from_dict(rows, orient="index", columns=["value", "low", "high", "n"])
+
+
+def _milliseconds(line: re.Match) -> str:
+    """A timing line with hours and exactly three decimals: `srt` reads MM:SS as HH:MM and six decimals as milliseconds."""
+    times = []
+    for hours, minutes, seconds, decimals in (line.groups()[:4], line.groups()[4:]):
+        thousandths = f"{decimals or '0':0<3}"[:3]
+        times.append(f"{hours or '00'}:{minutes}:{seconds},{thousandths}")
+    return " --> ".join(times)
 
 
 def _text_read(answer: str, truth: str = "") -> str:
