@@ -16,6 +16,7 @@ BYTES = 3 * 2 * 2 * 16 * 4  # per token of the tiny model: layers, keys and valu
     [
         (2000, 400, ["room left", "room left", "room left"]),  # room at every budget: up to the highest
         (900, 300, ["keep"]),  # (300 * 1.1 + 512) / 900 lies between 21/24 and 23/24: "keep" has no copies of original keys
+        (860, 250, ["out of memory", "room left", "keep"]),  # 300 fits, but takes more than 23/24 of the limit
         (800, 200, ["out of memory", "keep"]),
         (600, None, ["out of memory", "out of memory"]),
     ],

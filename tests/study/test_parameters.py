@@ -55,7 +55,9 @@ WHOLE = "give a whole number of at least"
     [
         ("01_sink_detection", "CHUNKS", 2.5, f"{WHOLE} 2"),
         ("01_sink_detection", "CHUNKS", "1e3", f"{WHOLE} 2"),
-        ("01_sink_detection", "CHUNKS", True, f"{WHOLE} 2"),
+        ("01_sink_detection", "SEED", True, f"{WHOLE} 0"),
+        ("01_sink_detection", "HEIGHTS", [True], "give a list of different whole numbers of at least 1"),
+        ("02_oom_free", "SAMPLE_FPS", True, "give a positive number of frames per second"),
         ("01_sink_detection", "CHUNKS", 1, f"{WHOLE} 2"),
         ("01_sink_detection", "CHUNKS", float("inf"), f"{WHOLE} 2"),
         ("01_sink_detection", "MAX_CACHE_TOKENS", 0, f"{WHOLE} 1"),

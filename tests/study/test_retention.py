@@ -1,5 +1,8 @@
 """The retention study on a tiny random model: what every method processes and is asked, and what the tables say."""
 
+from contextlib import contextmanager
+from itertools import product
+
 import pandas as pd
 import pytest
 import torch
@@ -85,6 +88,28 @@ def test_every_wrong_answer_gets_a_reason(model, processor):
     assert len(table) == 5
     assert (table["reason"] == "right").eq(table["correct"]).all()
     assert table["reason"].str.split(":").str[0].isin(["right", "the model itself", "the position gap", "eviction"]).all()
+
+
+def test_a_wrong_answer_is_attributed_by_its_counterfactuals(model, processor, monkeypatch):
+    cases = list(product([True, False], repeat=3))  # right as it is, at contiguous positions, with nothing evicted
+    inside = []
+
+    @contextmanager
+    def contiguous(engine):
+        inside.append(engine)
+        yield engine
+        inside.clear()
+
+    def asked(engine, scenes, colors):
+        asked_now = 2 if engine.eviction_config is None else 1 if inside else 0
+        return [dict(question=str(number), age=0, correct=case[asked_now]) for number, case in enumerate(cases)]
+
+    monkeypatch.setattr(retention, "contiguous_positions", contiguous)
+    monkeypatch.setattr(retention, "ask_all", asked)
+    table = retention.attribute_errors(model, processor, 200, (4, 4), (1,), streams=1, seed=0)
+    assert table["correct"].tolist() == [True] * 4 + [False] * 4
+    reasons = ["right"] * 4 + ["the position gap"] * 2 + ["eviction", "the model itself"]
+    assert table["reason"].str.split(":").str[0].tolist() == reasons
 
 
 def test_the_timeline_shows_which_chunks_are_in_the_cache(model, processor):

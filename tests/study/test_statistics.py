@@ -72,6 +72,7 @@ def test_the_summary_counts_and_the_difference_is_paired():
         ([0.2, 0.9, 0.9], [1, 1, 1], [1, 2, 3], "second"),  # the plain one is too bad, the third too slow
         ([0.2, 0.9, 0.9], [1, 2, 1.05], [1, 2, 3], "third"),  # the second takes twice the bytes
         ([0.85, 0.9, 0.9], [1, 1, 1], [1, 2, 3], "first"),  # within the interval of the best
+        ([0.9, 0.9, 0.9], [1, 1.05, 1.2], [3, 2, 1], "second"),  # a tenth more bytes count as equal, a fifth does not
     ],
 )
 def test_the_advice_is_the_cheapest_within_the_interval_of_the_best(backward, size, seconds, advice):

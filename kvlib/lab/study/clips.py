@@ -23,8 +23,11 @@ def render(scene: Scene, width: int, height: int, frames: int = 1) -> np.ndarray
 
 
 def compose(scene: Scene, width: int, height: int) -> tuple[np.ndarray, np.ndarray]:
-    """The scene as uint8 RGB [height, width, 3], and the centres (x, y) in pixels of its text's characters: float
-    [len(scene.text), 2], newlines NaN."""
+    """The scene as a picture, and where its characters are.
+
+    Returns uint8 RGB [height, width, 3] and float [len(scene.text), 2]: the centre (x, y) of every character in pixels, NaN for
+    a newline. Raises ValueError for an unknown layout.
+    """
     rng = np.random.default_rng(scene.seed)
     picture = _background(scene, rng, width, height)
     image = Image.fromarray(picture.clip(0, 255).astype(np.uint8))
@@ -131,8 +134,10 @@ def _shapes(rng: np.random.Generator, width: int, height: int) -> np.ndarray:
 
 
 def _draw_text(image: Image.Image, scene: Scene, rng: np.random.Generator) -> np.ndarray:
-    """Write the scene's lines onto the image, in a size that fits and a colour that can be read; returns the characters'
-    centres."""
+    """Write the scene's lines onto the image, in a size that fits and a colour that contrasts with the background.
+
+    Returns the characters' centres as `compose` does.
+    """
     lines = scene.text.split("\n")
     font = _fit_font(scene.font, lines, image.width, image.height, rng.uniform(0.12, 0.18))
     widths = [font.getlength(line) for line in lines]

@@ -34,7 +34,7 @@ class Subtitle(NamedTuple):
 
 
 def read_srt(path: str | Path) -> list[Subtitle]:
-    """The subtitles of an .srt file in UTF-8, in order of time, as they look on screen: without markup, none empty.
+    """The subtitles of an .srt file in UTF-8, in order of time, without markup and without empty ones.
 
     Raises FileNotFoundError when there is no such file, ValueError when it is not an .srt or holds no subtitle.
     """
@@ -79,7 +79,7 @@ def exact_match(answer: str, truth: str) -> bool:
 
 
 def collect_lines(answers: list[str]) -> list[str]:
-    """The lyrics: the answers' lines in the order first seen, without duplicates and "no text" lines."""
+    """The answers' lines in the order in which they first appear, without duplicates and "no text" lines."""
     lines = {}
     for line in (normalise(line) for answer in answers for line in answer.splitlines()):
         if not is_no_text(line):
@@ -103,8 +103,8 @@ def score_answers(subtitles: list[Subtitle], asks: pd.DataFrame) -> pd.DataFrame
 def score_lines(subtitles: list[Subtitle], asks: pd.DataFrame) -> pd.DataFrame:
     """One row per subtitle: `start_s`, `end_s`, `text`, `asked`, `found`.
 
-    `asked`: some ask fell into its time. `found`: some answer of the run holds its text as whole words, so a line is
-    still found when the answer reads more than that line; what it reads too much shows in the CER.
+    `asked`: a question was asked while it was on screen. `found`: an answer of the run contains its text as whole words. So a
+    line is also found in an answer with more text than that line; the character error rate counts the surplus.
     """
     answers = [_text_read(answer) for answer in asks["answer"]]
     rows = pd.DataFrame(subtitles, columns=Subtitle._fields)
@@ -116,9 +116,9 @@ def score_lines(subtitles: list[Subtitle], asks: pd.DataFrame) -> pd.DataFrame:
 def summarise(subtitles: list[Subtitle], asks: pd.DataFrame) -> pd.DataFrame:
     """The scores of a run: one row each, indexed by name, with columns `value`, `low`, `high` (Wilson, 95%) and `n`.
 
-    Line recall counts every distinct text once, however often it is sung. CER is edits over characters of truth, all
-    asks together; characters of one answer do not fail independently, so it gets no binomial interval. A value with
-    n = 0 is NaN.
+    Line recall counts every distinct text once, however often it is shown. The character error rate is the number of edits over
+    the number of true characters, of all answers together; the errors within one answer are not independent, so it has no
+    Wilson interval. A value with n = 0 is NaN.
     """
     scored = score_answers(subtitles, asks)
     blank = scored["truth"] == ""

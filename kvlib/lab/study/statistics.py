@@ -75,7 +75,7 @@ def recommend(summary: pd.DataFrame, plain: str) -> str:
     """The cheapest row of a `summarise` table (with `seconds`) whose answers are as good as the best ones.
 
     As good: its shares, now and backward, both lie within the 95% interval of the best share. Cheapest: the fewest bytes, then
-    the fewest seconds; bytes up to a tenth more than those of the row `plain` count as equal to them.
+    the fewest seconds; all sizes up to a tenth more bytes than those of the row `plain` count as equal.
     """
     good = pd.Series(True, summary.index)
     for question in ("now", "backward"):

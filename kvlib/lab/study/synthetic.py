@@ -69,8 +69,12 @@ WORDS = (
 
 @dataclass(frozen=True)
 class Scene:
-    """What one chunk shows. `text`: up to two lines joined by a newline, "" for blank; `color`: the card's colour or None;
-    `font`: path of a font file; `layout`: one of TRAIN_LAYOUTS or HELD_OUT_LAYOUTS; `seed` decides the rest."""
+    """What one chunk shows.
+
+    text: up to two lines joined by a newline, "" for a blank screen. color: the card's colour, a key of `COLORS`; None for no
+    card. font: path of a font file. layout: one of `TRAIN_LAYOUTS` or `HELD_OUT_LAYOUTS`. seed: decides everything else, such
+    as the background, the font's size and where the text stands.
+    """
 
     text: str
     color: str | None
