@@ -1,7 +1,7 @@
-"""What can be done about forgetting without training: ways to watch and to ask, each paid for on the same streams.
+"""Strategies against forgetting that need no training: quality and cost of each, measured on the same streams.
 
-A stream's scenes stay on screen for `HOLD` chunks. Some ways need the questions before the content has gone (asking while the
-stream runs, overlapping windows), the others only at the end.
+A scene of a stream stays on screen for `CHUNKS_PER_SCENE` chunks. Two strategies (asking while the stream runs, overlapping
+windows) must know the questions while their content is still in the cache; the others need them only at the end.
 """
 
 import time
@@ -11,21 +11,24 @@ from dataclasses import asdict, dataclass, replace
 import pandas as pd
 
 from kvlib.evictor import EvictionConfig
-from kvlib.lab.study.experiments import each_stream, judge, play, resize_to_height
-from kvlib.lab.study.retention import ask_all, draw_history_stream, summarise
+from kvlib.lab.study.clips import encode_and_decode
+from kvlib.lab.study.retention import ask_all, draw_history_stream
+from kvlib.lab.study.runs import each_stream, resize_to_height
+from kvlib.lab.study.scoring import exact_match
+from kvlib.lab.study.statistics import summarise
 from kvlib.stream import VideoStreamingInference
 
-HOLD = 2  # chunks
+CHUNKS_PER_SCENE = 2
 
 
 @dataclass(frozen=True)
 class Strategy:
-    """One way to watch a stream and to ask about it; the defaults are sink + window with the hole that eviction leaves.
+    """One way to process a stream and to ask about it; the defaults are sink + window in the position mode "keep".
 
-    budget: tokens. position_mode: as in `EvictionConfig`. height: of the frames in pixels, 0 for their own. every: one of so
-    many chunks is watched. phrasing: which of the wordings in `QUESTIONS`. interval: the questions are also asked after every
-    so many chunks, and a real answer is remembered; 0 asks at the end alone. windows: no eviction; two engines watch in
-    turn from an empty cache to a full one, half a budget apart, and are asked before they start anew.
+    budget: tokens. position_mode: as in `EvictionConfig`. height: of the frames in pixels; 0 leaves them as they are. every:
+    only every so many-th chunk is processed. phrasing: the number of the wording in `QUESTIONS`. interval: the questions are
+    also asked after every so many chunks; 0 asks only at the end. windows: instead of eviction, two engines fill an empty cache
+    up to the budget, half a budget apart; each is asked when it is full and then starts again with an empty cache.
     """
 
     budget: int
@@ -38,13 +41,13 @@ class Strategy:
 
 
 def strategies(budget: int, interval: int, height: int) -> dict[str, Strategy]:
-    """What notebook 04 tries, each one change away from "keep"; `interval` in chunks, the lower `height` in pixels."""
+    """The strategies of notebook 04; each differs from "keep" in one field. `interval` in chunks, `height` in pixels."""
     plain = Strategy(budget)
     return {
         "keep": plain,
         "remap": replace(plain, position_mode="remap"),
         "lower resolution": replace(plain, height=height),
-        "lower frame rate": replace(plain, every=HOLD),
+        "lower frame rate": replace(plain, every=CHUNKS_PER_SCENE),
         "larger budget": replace(plain, budget=2 * budget),
         "ask while it runs": replace(plain, interval=interval),
         "overlapping windows": replace(plain, windows=True),
@@ -61,31 +64,34 @@ def combine(plain: Strategy, first: Strategy, second: Strategy) -> Strategy:
 
 
 def best_pair(tried: pd.DataFrame, chosen: dict[str, Strategy]) -> dict[str, Strategy]:
-    """The two of `chosen` that answer the most backward, beside "keep", joined: {"first + second": strategy}.
+    """The two of `chosen`, without "keep", with the most exact backward answers, combined: {"first + second": strategy}.
 
-    tried: of `try_strategies`; of equals, the one that was tried first goes first.
+    tried: the table of `try_strategies`. Of strategies with equal shares the one that was tried first counts as better.
     """
     backward = summarise(tried, "strategy").drop("keep")["backward"]
     first, second = backward.sort_values(ascending=False, kind="stable").index[:2]
     return {f"{first} + {second}": combine(chosen["keep"], chosen[first], chosen[second])}
 
 
-class Viewer:
-    """A strategy at work on one stream: `watch` every chunk, then `answers`.
+class StrategyRunner:
+    """Applies a strategy to one stream: `process` every chunk, then call `answers`.
 
-    `watch_s` and `ask_s` are the seconds that went into watching and asking so far, `peak_tokens` and `peak_bytes` what its
-    caches held at most, together, and `fill` the largest share of its budget that one of them ever stored.
+    `process_s` and `ask_s` are the seconds spent so far on processing and on asking. `peak_tokens` and `peak_bytes` are the
+    most that its caches held together. `fill` is the largest share of the budget that one cache ever stored.
     """
 
     def __init__(self, model, processor, strategy: Strategy, scenes: Sequence, colors: dict[int, str]):
         self.model, self.processor, self.strategy = model, processor, strategy
         self.scenes, self.colors = scenes, colors
         self.engines = [self._engine()]
-        self.said, self.watch_s, self.ask_s = [], 0.0, 0.0
+        self.said, self.process_s, self.ask_s = [], 0.0, 0.0
         self.peak_tokens, self.peak_bytes, self.fill = 0, 0, 0.0
 
-    def watch(self, index: int, frames, encoded: dict) -> None:
-        """Watch chunk `index`. encoded: what the vision tower made of this chunk, by height, shared among viewers."""
+    def process(self, index: int, frames, encoded: dict) -> None:
+        """Process chunk `index`: uint8 frames [T, H, W, 3].
+
+        encoded: the vision tower's results for this chunk, by height. All runners share it; this one adds what is missing.
+        """
         if index % self.strategy.every:
             return
         if self.strategy.height:
@@ -93,21 +99,24 @@ class Viewer:
         if self.strategy.windows:
             self._begin_windows(frames)
         keys = [self._encode(engine, frames, encoded) for engine in self.engines]
-        self.watch_s += sum(encoded[key][1] for key in set(keys))
+        self.process_s += sum(encoded[key][1] for key in set(keys))
         began = time.perf_counter()
         for engine, key in zip(self.engines, keys, strict=True):
             engine.append_encoded(encoded[key][0])
-        self.watch_s += time.perf_counter() - began
+        self.process_s += time.perf_counter() - began
         self._note_peaks()
         if self.strategy.interval and (index + 1) % self.strategy.interval == 0:
             self._ask(self.engines[0])
 
     def answers(self) -> list[dict]:
-        """Ask at the end; the rows of `ask_all`, each with the answer that counts among all that were given."""
+        """Ask at the end: the rows of `ask_all`, each with the one answer that is scored among all that were given."""
         for engine in sorted(self.engines, key=lambda engine: -engine.cache_manager.seen):
             self._ask(engine)
         final = self.said[-1]
-        return [row | judge(self._choose(number), row["truth"]) for number, row in enumerate(final)]
+        chosen = [self._choose(number) for number in range(len(final))]
+        return [
+            row | dict(answer=said, correct=exact_match(said, row["truth"])) for row, said in zip(final, chosen, strict=True)
+        ]
 
     def _engine(self) -> VideoStreamingInference:
         mode = self.strategy.position_mode
@@ -115,7 +124,7 @@ class Viewer:
         return VideoStreamingInference(self.model, self.processor, self.model.device, config)
 
     def _encode(self, engine, frames, encoded: dict) -> tuple:
-        """The key in `encoded` of this chunk for this engine; there lie what the vision tower made, and its seconds."""
+        """The key of this chunk for this engine in `encoded`; its value is the encoded chunk and the seconds it took."""
         key = self.strategy.height, not engine.cache_manager.chunks
         if key not in encoded:
             began = time.perf_counter()
@@ -131,11 +140,11 @@ class Viewer:
         self.fill = max(self.fill, max(tokens) / self.strategy.budget)
 
     def _begin_windows(self, frames) -> None:
-        """Ask a full engine and start it anew; start the second one when the first is half full."""
-        for place, engine in enumerate(self.engines):
+        """Ask a full engine and replace it by an empty one; add the second engine when the first is half full."""
+        for position, engine in enumerate(self.engines):
             if engine.cache_manager.get_seq_length() + engine.count_tokens(frames) > self.strategy.budget:
                 self._ask(engine)
-                self.engines[place] = self._engine()
+                self.engines[position] = self._engine()
         if len(self.engines) == 1 and 2 * self.engines[0].cache_manager.get_seq_length() > self.strategy.budget:
             self.engines.append(self._engine())
 
@@ -145,7 +154,10 @@ class Viewer:
         self.ask_s += time.perf_counter() - began
 
     def _choose(self, number: int) -> str:
-        """Of all answers to a question: the title's first, a card's last that names no missing card, else the last."""
+        """Which of all answers to a question is scored.
+
+        For the title the first one, for a card the last one that does not begin with "No ", otherwise the last one.
+        """
         given = [rows[number]["answer"] for rows in self.said]
         if self.said[-1][number]["question"] == "title":
             return given[0]
@@ -156,26 +168,27 @@ class Viewer:
 def try_strategies(
     model, processor, chosen: dict[str, Strategy], scenes: int, ages: Sequence[int], streams: int, seed: int
 ) -> pd.DataFrame:
-    """Let every strategy watch the same `streams` streams of `scenes` scenes and answer.
+    """Let every strategy process the same `streams` streams of `scenes` scenes and answer.
 
     A table [stream, strategy, question, age, truth, answer, correct, ttft, prompt_tokens, cache_tokens, cache_bytes, fill,
-    seconds]; `age` in scenes, the caches' figures as in `Viewer`, `seconds` of watching and asking per chunk of the video.
+    seconds]. `age` in scenes; `cache_tokens`, `cache_bytes` and `fill` are the peaks of `StrategyRunner`; `seconds` are those
+    of processing and asking, per chunk of the video.
     """
 
-    def watch(stream: int) -> list[dict]:
+    def process(stream: int) -> list[dict]:
         shown, colors = draw_history_stream(scenes, ages, seed + stream)
-        viewers = {name: Viewer(model, processor, strategy, shown, colors) for name, strategy in chosen.items()}
-        for index, frames in enumerate(play([scene for scene in shown for _ in range(HOLD)])):
+        runners = {name: StrategyRunner(model, processor, strategy, shown, colors) for name, strategy in chosen.items()}
+        for index, frames in enumerate(encode_and_decode([scene for scene in shown for _ in range(CHUNKS_PER_SCENE)])):
             encoded = {}
-            for viewer in viewers.values():
-                viewer.watch(index, frames, encoded)
+            for runner in runners.values():
+                runner.process(index, frames, encoded)
         rows = []
-        for name, viewer in viewers.items():
-            answers = viewer.answers()
-            seconds = (viewer.watch_s + viewer.ask_s) / (HOLD * scenes)
-            same = dict(stream=stream, strategy=name, seconds=seconds, fill=viewer.fill)
-            same |= dict(cache_tokens=viewer.peak_tokens, cache_bytes=viewer.peak_bytes)
+        for name, runner in runners.items():
+            answers = runner.answers()
+            seconds = (runner.process_s + runner.ask_s) / (CHUNKS_PER_SCENE * scenes)
+            same = dict(stream=stream, strategy=name, seconds=seconds, fill=runner.fill)
+            same |= dict(cache_tokens=runner.peak_tokens, cache_bytes=runner.peak_bytes)
             rows += [same | row for row in answers]
         return rows
 
-    return pd.DataFrame([row for rows in each_stream(watch, streams, model) for row in rows])
+    return pd.DataFrame([row for rows in each_stream(process, streams, model) for row in rows])

@@ -9,6 +9,7 @@ import pytest
 from kvlib.lab.study.scoring import (
     Subtitle,
     collect_lines,
+    exact_match,
     is_no_text,
     normalise,
     read_srt,
@@ -40,6 +41,40 @@ def test_srt_is_read_in_order_without_markup(tmp_path):
         encoding="utf-8",
     )
     assert read_srt(path) == [Subtitle(1.0, 2.25, "first"), Subtitle(5.5, 7.0, "second\nrow")]
+
+
+@pytest.mark.parametrize(
+    ("timing", "start_s", "end_s"),
+    [
+        ("00:00:01,250 --> 00:00:03,500", 1.25, 3.5),
+        ("00:00:01.250 --> 00:00:03.500", 1.25, 3.5),
+        ("00:00:01,250000 --> 00:00:03,500000", 1.25, 3.5),
+        ("0:0:1,5 --> 0:0:3,25", 1.5, 3.25),
+        ("00:00:01 --> 00:00:03", 1, 3),
+        ("00:01,000 --> 01:03,000", 1, 63),
+        ("100:00:01,000 --> 100:00:03,000", 360001, 360003),
+        ("00:00:01,000 --> 00:00:03,000 X1:100 X2:200", 1, 3),
+    ],
+)
+def test_times_are_read_with_or_without_hours_and_with_any_number_of_decimals(tmp_path, timing, start_s, end_s):
+    path = tmp_path / "clip.srt"
+    path.write_text(f"1\n{timing}\ntext\n\n2\n200:00:00,000 --> 200:00:01,000\nlast\n")
+    assert read_srt(path)[0] == Subtitle(start_s, end_s, "text")
+
+
+@pytest.mark.parametrize(
+    ("written", "shown"),
+    [
+        ('{\\an8}<font color="#ff0"><i>Hello</i></font>', "Hello"),
+        ("<B>Hello</B> <c.yellow>you</c>", "Hello you"),
+        ("I <3 you, 1 < 2 > 0", "I <3 you, 1 < 2 > 0"),
+        ("x <y and z> w", "x <y and z> w"),
+    ],
+)
+def test_markup_is_removed_and_other_brackets_stay(tmp_path, written, shown):
+    path = tmp_path / "clip.srt"
+    path.write_text(f"1\n00:00:01,000 --> 00:00:03,000\n{written}\n")
+    assert read_srt(path)[0].text == shown
 
 
 def test_bad_srt_files_are_named(tmp_path):
@@ -81,6 +116,31 @@ def test_no_text_is_recognised(answer):
 )
 def test_lyrics_are_not_taken_for_no_text(answer):
     assert not is_no_text(answer)
+
+
+@pytest.mark.parametrize(
+    ("answer", "truth", "exact"),
+    [
+        ("Row your boat", "Row  your\nboat", True),
+        ("row your boat", "Row your boat", False),
+        ("No text visible", "", True),
+        ("", "", True),
+        ("Row", "", False),
+        ("No text visible", "Row", False),
+        ("", "Row", False),
+        # Texts that read like "no text" are compared like every other text when they are the truth.
+        ("No text visible", "No text visible", True),
+        ("No text.", "No text visible", False),
+        (".", ".", True),
+        ("No text visible", ".", False),
+        ("No red card seen", "No red card seen", True),
+    ],
+)
+def test_exact_is_the_same_text_or_no_text_where_there_is_none(answer, truth, exact):
+    assert exact_match(answer, truth) == exact
+    scored = score_answers([Subtitle(0, 1, truth)] if truth else SONG, asks((0.5 if truth else 5, answer)))
+    assert scored["exact"].tolist() == [exact]
+    assert not truth or (scored["cer"][0] == 0) == exact
 
 
 def test_lines_are_collected_once_in_order():

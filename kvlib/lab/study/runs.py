@@ -1,0 +1,213 @@
+"""Runs of one engine over one video, each as a table; loading the model; running many streams on all cores."""
+
+import copy
+import math
+import os
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from itertools import islice
+
+import numpy as np
+import pandas as pd
+import torch
+from torch.nn.functional import interpolate
+from tqdm.auto import tqdm
+
+from kvlib.evictor import EvictionConfig
+from kvlib.model import Processor, StreamQwenModel, load_processor
+from kvlib.stream import VideoStreamingInference
+from kvlib.video import VideoChunks
+
+NO_PIXEL_LIMIT = 10**9
+SINK_FPS = 2.0  # frames per second of `detect_sinks`
+OUT_OF_MEMORY = "out of memory"
+
+
+def default_device() -> torch.device:
+    """The first CUDA device, else the CPU."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def load(path, device=None):
+    """Model (bf16 on CUDA, fp32 on a CPU, where bf16 is slower) and processor of the checkpoint at `path`."""
+    device = device or default_device()
+    dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
+    return StreamQwenModel.from_pretrained(path, dtype=dtype).to(device).eval(), load_processor(path)
+
+
+def each_chunk(video, chunk_frames: int, sample_fps: float, label: str = "chunks") -> Iterator[tuple[int, float, np.ndarray]]:
+    """The chunks of a video with a progress bar: yields (index, time of the last frame in s, frames uint8 [T, H, W, 3]).
+
+    Raises what `VideoChunks` raises.
+    """
+    for index, (time_s, frames) in enumerate(tqdm(VideoChunks(video, chunk_frames, sample_fps), desc=label, leave=False)):
+        yield index, time_s, frames
+
+
+def count_chunks(video, chunk_frames: int, sample_fps: float) -> int:
+    """Number of chunks of a video."""
+    return len(VideoChunks(video, chunk_frames, sample_fps))
+
+
+def check_interval(video, chunk_frames: int, sample_fps: float, interval: int) -> None:
+    """Raise ValueError when a question after every `interval` chunks would never be asked, because the video is shorter."""
+    total = count_chunks(video, chunk_frames, sample_fps)
+    if interval > total:
+        raise ValueError(
+            f"ASK_INTERVAL={interval}: {video} has only {total} chunks of {chunk_frames} frames, so no question would be "
+            f"asked; give an interval of at most {total}, or a longer video"
+        )
+
+
+def detect_sinks(
+    model, processor, video, chunk_frames: Iterable[int], heights: Iterable[int], chunks: int, budget: int, position_mode: str
+):
+    """Stream the first `chunks` chunks for every chunk size and frame height (pixels), with a budget too large to evict.
+
+    The processor's upper pixel limit is lifted for this run. With the limit every height would be resized to the same few
+    tokens. Only lengths are measured, so the model need not be able to read frames of such a size.
+
+    Returns two tables: increments [configuration, chunk, new_tokens] and sinks [configuration, chunk_frames, height,
+    sink_tokens, first_length, window_tokens, mean_recorded, mean_real, evictions].
+    """
+    increments, sinks, unlimited = [], [], _without_pixel_limit(processor)
+    settings = [(count, height) for count in chunk_frames for height in heights]
+    for count, height in tqdm(settings, desc="configurations"):
+        name = f"{count} frames, {height} px"
+        config = EvictionConfig(budget, position_mode=position_mode)
+        engine = VideoStreamingInference(model, unlimited, model.device, config)
+        seen = [0]
+        for _, _, frames in islice(each_chunk(video, count, SINK_FPS, name), chunks):
+            seen.append(engine.append_video_chunk(resize_to_height(frames, height))["tokens_seen"])
+        new = np.diff(seen)
+        evictor = engine.cache_manager.evictor
+        increments += [dict(configuration=name, chunk=i, new_tokens=int(n)) for i, n in enumerate(new)]
+        sinks.append(
+            dict(
+                configuration=name,
+                chunk_frames=count,
+                height=height,
+                sink_tokens=evictor.effective_sink_size,
+                first_length=seen[1],
+                window_tokens=evictor.effective_window_size,
+                mean_recorded=evictor._avg_chunk_tokens,
+                mean_real=float(new[1:].mean()),
+                evictions=evictor.total_evictions,
+            )
+        )
+    return pd.DataFrame(increments), pd.DataFrame(sinks)
+
+
+def stream_video(
+    engine, video, chunk_frames: int, sample_fps: float, run: str, limit_bytes: int | None = None, tokens: float = math.inf
+):
+    """Stream a video into `engine` until the video or the memory ends, or until more than `tokens` tokens were streamed.
+
+    A table [run, chunk, time_s, cache_tokens, cache_bytes, peak_bytes, reserved_bytes, event], a row per chunk. `event` is ""
+    or "eviction"; it is "out of memory" in the last row when memory ended: on CUDA's own error or, with `limit_bytes`, when
+    the cache takes more bytes than that. `peak_bytes` and `reserved_bytes` are the most that torch had allocated and reserved
+    on a CUDA device since the run began; on a CPU both are the cache's bytes.
+    """
+    rows, evictions, cuda = [], 0, engine.device.type == "cuda"
+    if cuda:
+        torch.cuda.empty_cache()  # what an earlier run reserved must not count here
+        torch.cuda.reset_peak_memory_stats(engine.device)
+    for index, time_s, frames in each_chunk(video, chunk_frames, sample_fps, run):
+        info, full, _ = _append_within(engine, frames, sample_fps, limit_bytes)
+        held = info["cache_bytes"]
+        peak = torch.cuda.max_memory_allocated(engine.device) if cuda else held
+        reserved = torch.cuda.max_memory_reserved(engine.device) if cuda else held
+        now = info.get("eviction_stats", {}).get("total_evictions", 0)
+        event = OUT_OF_MEMORY if full else "eviction" if now > evictions else ""
+        evictions = now
+        rows.append(dict(run=run, chunk=index, time_s=time_s, cache_tokens=info["cache_seq_length"], cache_bytes=held,
+                         peak_bytes=peak, reserved_bytes=reserved, event=event))  # fmt: skip
+        if full or info["tokens_seen"] > tokens:
+            break
+    return pd.DataFrame(rows)
+
+
+def shrink_when_full(engine, video, chunk_frames: int, sample_fps: float, limit_bytes: int, smaller: int) -> pd.DataFrame:
+    """Stream a video until the memory or the budget is full, shrink the budget to `smaller` tokens, and stream the rest.
+
+    engine: one with an `EvictionConfig`. The memory is full where `stream_video` would end, the budget at the first eviction.
+    A chunk that CUDA had no memory for is appended again after `shrink`.
+
+    A table [stage, chunk, cache_tokens, cache_bytes], a row per chunk, with the stage "before shrink" or "after shrink", and
+    one more row with the stage "shrink", directly after that call. When nothing becomes full, all rows are "before shrink".
+    Raises torch.OutOfMemoryError when memory ends after `shrink`.
+    """
+    rows, shrunk = [], False
+
+    def note(stage: str, index: int, info: dict) -> None:
+        rows.append(dict(stage=stage, chunk=index, cache_tokens=info["cache_seq_length"], cache_bytes=info["cache_bytes"]))
+
+    for index, _, frames in each_chunk(video, chunk_frames, sample_fps, "shrink"):
+        if shrunk:
+            note("after shrink", index, engine.append_video_chunk(frames, sample_fps))
+            continue
+        info, full, appended = _append_within(engine, frames, sample_fps, limit_bytes)
+        if appended:
+            note("before shrink", index, info)
+        if full or info["eviction_stats"]["total_evictions"]:
+            note("shrink", index, engine.shrink(smaller))
+            shrunk = True
+        if not appended:
+            note("after shrink", index, engine.append_video_chunk(frames, sample_fps))
+    return pd.DataFrame(rows)
+
+
+def ask_periodically(engine, video, chunk_frames: int, sample_fps: float, interval: int, question: str, max_new_tokens: int):
+    """Stream a video and ask after every `interval` chunks, greedily.
+
+    A table [time_s, chunk, answer, unchanged, ttft, decode_tokens_per_s, new_tokens and the other metrics of `ask`].
+    `unchanged`: whether a SHA-256 of every stored key and value and of all records is the same before and after the question.
+    Raises ValueError for a video of fewer than `interval` chunks.
+    """
+    check_interval(video, chunk_frames, sample_fps, interval)
+    rows = []
+    for index, time_s, frames in each_chunk(video, chunk_frames, sample_fps):
+        engine.append_video_chunk(frames, sample_fps)
+        if (index + 1) % interval:
+            continue
+        before = engine.cache_manager.fingerprint()
+        answer, metrics = engine.ask(question, max_new_tokens=max_new_tokens, do_sample=False)
+        unchanged = engine.cache_manager.fingerprint() == before
+        rows.append(dict(time_s=time_s, chunk=index, answer=answer, unchanged=unchanged, **metrics))
+    return pd.DataFrame(rows)
+
+
+def resize_to_height(frames: np.ndarray, height: int) -> np.ndarray:
+    """Frames uint8 [T, H, W, 3] resized to `height` pixels, the aspect ratio kept."""
+    width = round(frames.shape[2] * height / frames.shape[1])
+    pixels = torch.from_numpy(frames).permute(0, 3, 1, 2)
+    return interpolate(pixels, (height, width), mode="bilinear", antialias=True).permute(0, 2, 3, 1).numpy()
+
+
+def each_stream(process: Callable, streams: int, model) -> list:
+    """`process(number)` for every stream number, in order; on a CPU one thread per core, each computing with one thread.
+
+    The tensors of the embedded reader are too small for torch to profit from splitting one operation over cores.
+    """
+    workers, threads = os.cpu_count() if model.device.type == "cpu" else 1, torch.get_num_threads()
+    try:
+        with ThreadPoolExecutor(workers, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+            return list(tqdm(pool.map(process, range(streams)), total=streams, desc="streams"))
+    finally:
+        torch.set_num_threads(threads)  # MKL keeps one number for the whole process
+
+
+def _append_within(engine, frames, sample_fps: float, limit_bytes: int | None) -> tuple[dict, bool, bool]:
+    """Append a chunk: (`get_cache_info()`, whether memory ended, whether the chunk was appended)."""
+    try:
+        info = engine.append_video_chunk(frames, sample_fps)
+    except torch.OutOfMemoryError:
+        return engine.get_cache_info(), True, False
+    return info, limit_bytes is not None and info["cache_bytes"] > limit_bytes, True
+
+
+def _without_pixel_limit(processor) -> Processor:
+    """The same tokenizer and a copy of the image settings without an upper pixel limit."""
+    settings = copy.copy(processor.image_processor)
+    settings.size = {"shortest_edge": settings.size["shortest_edge"], "longest_edge": NO_PIXEL_LIMIT}
+    return Processor(processor.tokenizer, settings)

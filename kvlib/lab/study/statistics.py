@@ -1,0 +1,84 @@
+"""Counting exact answers: shares with intervals, summaries per method, paired differences and the recommendation."""
+
+import numpy as np
+import pandas as pd
+from scipy.stats import bootstrap
+
+from kvlib.lab.report.statistics import wilson
+
+SCORED_QUESTIONS = ("now", "title", "history", "backward")  # backward: title and history together
+
+
+def count_correct(answers: pd.DataFrame, by: list[str]) -> pd.DataFrame:
+    """Per group: the columns `by`, correct, n, accuracy and its 95% Wilson interval (low, high)."""
+    counted = answers.groupby(by, sort=False)["correct"].agg(["sum", "count"]).reset_index()
+    counted = counted.rename(columns={"sum": "correct", "count": "n"})
+    counted["accuracy"] = counted["correct"] / counted["n"]
+    counted["low"], counted["high"] = wilson(counted["correct"], counted["n"])
+    return counted
+
+
+def summarise(answers: pd.DataFrame, by: str) -> pd.DataFrame:
+    """The quality and the cost of each value of the column `by`, in order of appearance: a table with `by` as its index.
+
+    For every question (now, title, history over all ages) and for `backward` (title and history): the share of exact answers,
+    `<question>_low` and `<question>_high` of its 95% Wilson interval, and `<question>_n`. Then those of the costs that
+    `answers` has: `cache_tokens` and `cache_bytes` (maximum), `prompt_tokens` (mean per question), `ttft` (median, s) and
+    `seconds` (mean).
+    """
+    parts = [answers, answers[answers["question"] != "now"].assign(question="backward")]
+    counted = count_correct(pd.concat(parts), [by, "question"])
+    table = pd.DataFrame(index=answers[by].unique())
+    for question in SCORED_QUESTIONS:
+        rows = counted[counted["question"] == question].set_index(by)
+        for column, suffix in (("accuracy", ""), ("low", "_low"), ("high", "_high"), ("n", "_n")):
+            table[question + suffix] = rows[column]
+    costs = {"cache_tokens": "max", "cache_bytes": "max", "prompt_tokens": "mean", "ttft": "median", "seconds": "mean"}
+    return table.join(answers.groupby(by).agg({name: how for name, how in costs.items() if name in answers}))
+
+
+def readable(summary: pd.DataFrame) -> pd.DataFrame:
+    """A `summarise` table for display: one column of text per share with its interval, and costs with their units."""
+    table = pd.DataFrame(index=summary.index)
+    for question in SCORED_QUESTIONS:
+        bounds = zip(*(summary[question + part] for part in ("", "_low", "_high")), strict=True)
+        table[question] = [f"{share:.2f} [{low:.2f}, {high:.2f}]" for share, low, high in bounds]
+    table["tokens stored"] = summary["cache_tokens"].map("{:,}".format)
+    table["MiB held"] = (summary["cache_bytes"] / 2**20).map("{:.1f}".format)
+    table["tokens per question"] = summary["prompt_tokens"].map("{:,.0f}".format)
+    table["first token (ms)"] = (1e3 * summary["ttft"]).map("{:.0f}".format)
+    if "seconds" in summary:
+        table["per chunk (ms)"] = (1e3 * summary["seconds"]).map("{:.0f}".format)
+    return table
+
+
+def paired_difference(answers: pd.DataFrame, by: str, base: str, seed: int) -> pd.DataFrame:
+    """How much larger the share of exact backward answers is than that of `base` on the same streams.
+
+    A table [difference, low, high] with the values of the column `by` as its index. `backward` is title and history; low and
+    high are a 95% bootstrap interval (percentiles of 9,999 draws of whole streams), NaN for a single stream.
+    """
+    backward = answers[answers["question"] != "now"]
+    shares = backward.pivot_table(index="stream", columns=by, values="correct", aggfunc="mean")
+    rows = {}
+    for name in answers[by].unique():
+        difference = (shares[name] - shares[base]).to_numpy()
+        bounds = np.nan, np.nan  # one stream has no spread
+        if len(difference) > 1:
+            drawn = bootstrap((difference,), np.mean, method="percentile", rng=np.random.default_rng(seed))
+            bounds = drawn.confidence_interval
+        rows[name] = [difference.mean(), *bounds]
+    return pd.DataFrame.from_dict(rows, orient="index", columns=["difference", "low", "high"])
+
+
+def recommend(summary: pd.DataFrame, plain: str) -> str:
+    """The cheapest row of a `summarise` table (with `seconds`) whose answers are as good as the best ones.
+
+    As good: its shares, now and backward, both lie within the 95% interval of the best share. Cheapest: the fewest bytes, then
+    the fewest seconds; all sizes up to a tenth more bytes than those of the row `plain` count as equal.
+    """
+    good = pd.Series(True, summary.index)
+    for question in ("now", "backward"):
+        good &= summary[question] >= summary.loc[summary[question].idxmax(), f"{question}_low"]
+    cost = summary[["seconds"]].assign(size=(summary["cache_bytes"] / summary.loc[plain, "cache_bytes"]).clip(lower=1.1))
+    return cost[good].sort_values(["size", "seconds"]).index[0]

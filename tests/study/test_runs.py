@@ -1,0 +1,152 @@
+"""Runs of one engine over real H.264 files, on a tiny random model: what their tables say."""
+
+import numpy as np
+import pytest
+import torch
+
+from kvlib import EvictionConfig, VideoStreamingInference
+from kvlib.lab.report import paths
+from kvlib.lab.study import runs
+
+CLIP = paths.DATA / "clips" / "short.mp4"  # 12 s: 12 chunks of 2 frames at 2 per second
+BYTES = 3 * 2 * 2 * 16 * 4  # per token of the tiny model: layers, keys and values, KV heads, head dim, fp32
+
+
+def test_sinks_are_real_cache_lengths_at_full_size(model, processor):
+    limits = dict(processor.image_processor.size)
+    assert limits["longest_edge"] == 50 * 28 * 28, (
+        "the heights below must need more than the limit for this test to say anything"
+    )
+    increments, sinks = runs.detect_sinks(
+        model, processor, CLIP, [2, 4], [280, 336], chunks=3, budget=5000, position_mode="remap"
+    )
+    assert dict(processor.image_processor.size) == limits
+    assert len(sinks) == 4
+    assert len(increments) == 12
+    first = increments[increments["chunk"] == 0].set_index("configuration")["new_tokens"]
+    assert (sinks.set_index("configuration")["sink_tokens"] == first).all()
+    system = len("system\nYou are a helpful assistant.") + 3  # the tokenizer has a token per byte, and three special ones here
+    for row in sinks.itertuples():
+        vision = row.chunk_frames // 2 * (row.height // 28) * (2 * row.height // 28)  # the clip is twice as wide as high
+        assert row.mean_real == row.mean_recorded == vision + 10  # "user\n" is five bytes
+        assert row.sink_tokens == vision + 10 + system > 128
+
+
+def test_a_stream_without_eviction_ends_at_the_limit_and_with_it_runs_through(model, processor):
+    def run(config, limit):
+        engine = VideoStreamingInference(model, processor, "cpu", config)
+        return runs.stream_video(engine, CLIP, 2, 2.0, "run", limit)
+
+    ended = run(None, 700 * BYTES)
+    assert ended["event"].iloc[-1] == "out of memory"
+    assert len(ended) < 12
+    assert (ended["cache_bytes"].iloc[:-1] <= 700 * BYTES).all()
+    bounded = run(EvictionConfig(160, position_mode="remap"), 700 * BYTES)
+    assert len(bounded) == 12
+    assert bounded["cache_tokens"].max() <= 160
+    assert (bounded["event"] == "eviction").sum() > 0
+    assert (bounded["cache_bytes"] <= 700 * BYTES).all()
+
+
+def test_a_stream_can_end_once_it_has_made_so_many_tokens(model, processor):
+    engine = VideoStreamingInference(model, processor, "cpu", EvictionConfig(160, position_mode="remap"))
+    rows = runs.stream_video(engine, CLIP, 2, 2.0, "run", tokens=250)
+    assert engine.cache_manager.seen == 278, "98 tokens of the first chunk, then 60 for each: 218 are not enough, 278 are"
+    assert len(rows) == 4
+
+
+def test_periodic_questions_are_asked_on_time_and_change_nothing(model, processor):
+    engine = VideoStreamingInference(model, processor, "cpu", EvictionConfig(160, position_mode="remap"))
+    asks = runs.ask_periodically(engine, CLIP, 2, 2.0, 3, "What?", 4)
+    assert asks["chunk"].tolist() == [2, 5, 8, 11]
+    assert asks["time_s"].tolist() == [2.5, 5.5, 8.5, 11.5]
+    assert asks["unchanged"].all()
+    assert (asks["ttft"] > 0).all()
+
+
+def test_a_change_by_a_question_is_detected(model, processor, monkeypatch):
+    engine = VideoStreamingInference(model, processor, "cpu", None)
+    ask = engine.ask
+
+    def careless(*arguments, **options):
+        engine.cache_manager.cache.layers[1].values[0, 0, 0, 0] += 1
+        return ask(*arguments, **options)
+
+    monkeypatch.setattr(engine, "ask", careless)
+    assert not runs.ask_periodically(engine, CLIP, 2, 2.0, 6, "What?", 2)["unchanged"].any()
+
+
+def test_a_video_shorter_than_the_interval_is_refused_before_it_is_streamed(model, processor):
+    engine = VideoStreamingInference(model, processor, "cpu", EvictionConfig(160, position_mode="remap"))
+    with pytest.raises(ValueError, match=r"ASK_INTERVAL=13: .*short\.mp4 has only 12 chunks of 2 frames.*at most 12"):
+        runs.ask_periodically(engine, CLIP, 2, 2.0, 13, "What?", 4)
+    assert engine.cache_manager.seen == 0
+    assert len(runs.ask_periodically(engine, CLIP, 2, 2.0, 12, "What?", 4)) == 1
+
+
+def test_every_chunk_comes_once_with_the_time_of_its_last_frame():
+    chunks = list(runs.each_chunk(CLIP, 4, 2.0))
+    assert [index for index, _, _ in chunks] == list(range(6))
+    assert [time_s for _, time_s, _ in chunks] == [1.5, 3.5, 5.5, 7.5, 9.5, 11.5]
+    assert {frames.shape for _, _, frames in chunks} == {(4, 280, 560, 3)}
+
+
+def test_frames_are_resized_to_a_height_and_keep_their_shape():
+    frames = np.zeros((2, 90, 160, 3), np.uint8)
+    frames[:, :, 80:] = 200
+    resized = runs.resize_to_height(frames, 45)
+    assert resized.shape == (2, 45, 80, 3) and resized.dtype == np.uint8
+    assert (resized[:, :, :38] == 0).all() and (resized[:, :, 42:] == 200).all()
+
+
+def test_a_shrunk_stream_goes_on_within_the_smaller_budget(model, processor):
+    engine = VideoStreamingInference(model, processor, "cpu", EvictionConfig(400, position_mode="remap"))
+    rows = runs.shrink_when_full(engine, CLIP, 2, 2.0, 10**9, smaller=200)
+    before, at, after = (rows[rows["stage"] == stage] for stage in ("before shrink", "shrink", "after shrink"))
+    # 98 tokens, then 60 for each chunk: six chunks are 398 tokens, so the seventh is the first that evicts.
+    assert before["cache_tokens"].tolist() == [98, 158, 218, 278, 338, 398, 398]
+    assert at["cache_tokens"].tolist() == [158] and at["chunk"].tolist() == [6], "the sink and one chunk fit into 200 tokens"
+    assert after["cache_tokens"].tolist() == [158] * 5 and after["chunk"].tolist() == [7, 8, 9, 10, 11]
+    assert max(at["cache_bytes"].item(), after["cache_bytes"].max()) < before["cache_bytes"].iloc[-1]
+
+
+def test_a_stream_is_shrunk_when_memory_ends_and_the_chunk_without_room_is_appended_again(model, processor, monkeypatch):
+    engine = VideoStreamingInference(model, processor, "cpu", EvictionConfig(1000, position_mode="remap"))
+    append, calls = engine.append_video_chunk, []
+
+    def failing_once(frames, fps):
+        calls.append(frames)
+        if len(calls) == 5:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return append(frames, fps)
+
+    monkeypatch.setattr(engine, "append_video_chunk", failing_once)
+    rows = runs.shrink_when_full(engine, CLIP, 2, 2.0, 10**9, smaller=200)
+    assert len(calls) == 13 and calls[4] is calls[5]
+    assert rows["stage"].tolist() == ["before shrink"] * 4 + ["shrink"] + ["after shrink"] * 8
+    assert rows["chunk"].tolist() == [0, 1, 2, 3, 4, *range(4, 12)]
+    assert engine.cache_manager.chunks_seen == 12, "every chunk once"
+
+
+def test_the_limit_in_bytes_also_shrinks(model, processor):
+    engine = VideoStreamingInference(model, processor, "cpu", EvictionConfig(10_000, position_mode="remap"))
+    rows = runs.shrink_when_full(engine, CLIP, 2, 2.0, 1000 * BYTES, smaller=200)
+    assert (rows["stage"] == "shrink").sum() == 1
+    assert (rows[rows["stage"] != "before shrink"]["cache_bytes"] <= 1000 * BYTES).all()
+
+
+def test_what_never_becomes_full_is_not_shrunk(model, processor):
+    engine = VideoStreamingInference(model, processor, "cpu", EvictionConfig(1000, position_mode="remap"))
+    rows = runs.shrink_when_full(engine, CLIP, 2, 2.0, 10**9, smaller=200)
+    assert set(rows["stage"]) == {"before shrink"} and len(rows) == 12
+
+
+def test_threads_are_restored_after_a_failing_stream(model):
+    threads = torch.get_num_threads()
+
+    def fail(number):
+        raise RuntimeError(f"stream {number}")
+
+    with pytest.raises(RuntimeError, match="stream 0"):
+        runs.each_stream(fail, 3, model)
+    assert torch.get_num_threads() == threads

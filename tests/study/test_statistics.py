@@ -1,0 +1,83 @@
+"""Shares, intervals, differences and the recommendation, from answers whose numbers are known by counting."""
+
+import math
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from kvlib.lab.report.statistics import wilson
+from kvlib.lab.study import statistics
+
+
+def textbook_wilson(right: int, n: int) -> tuple[float, float]:
+    z, share = 1.959963984540054, right / n
+    middle = (share + z**2 / (2 * n)) / (1 + z**2 / n)
+    half = z / (1 + z**2 / n) * math.sqrt(share * (1 - share) / n + z**2 / (4 * n**2))
+    return middle - half, middle + half
+
+
+@pytest.mark.parametrize(("right", "n"), [(0, 3), (1, 1), (9, 10), (48, 50), (100, 200)])
+def test_the_interval_is_wilsons(right, n):
+    assert wilson(right, n) == pytest.approx(textbook_wilson(right, n), abs=1e-12)
+
+
+def test_intervals_of_a_column_are_those_of_its_rows_and_nan_without_answers():
+    low, high = wilson(pd.Series([0, 9, 0]), pd.Series([3, 10, 0]))
+    for i, (right, n) in enumerate([(0, 3), (9, 10)]):
+        assert (low[i], high[i]) == pytest.approx(textbook_wilson(right, n), abs=1e-12)
+    assert np.isnan([low[2], high[2], *wilson(0, 0)]).all()
+
+
+@pytest.mark.parametrize(("right", "n"), [(4, 3), (-1, 3), (pd.Series([1, 4]), pd.Series([3, 3]))])
+def test_counts_that_are_no_share_are_refused(right, n):
+    with pytest.raises(ValueError, match="at most n right answers"):
+        wilson(right, n)
+
+
+def test_correct_answers_are_counted_per_group():
+    answers = pd.DataFrame({"question": "title", "position_mode": "keep", "chunks": 8, "correct": [True] * 9 + [False]})
+    row = statistics.count_correct(answers, ["question", "position_mode", "chunks"]).iloc[0]
+    assert (row["correct"], row["n"], row["accuracy"]) == (9, 10, 0.9)
+    assert (row["low"], row["high"]) == (pytest.approx(0.5958, abs=1e-4), pytest.approx(0.9821, abs=1e-4))
+
+
+def rows(name: str, stream: int, right: dict, **costs) -> list[dict]:
+    return [dict(strategy=name, stream=stream, question=question, correct=bool(value), prompt_tokens=10, ttft=0.1, **costs)
+            for question, values in right.items() for value in values]  # fmt: skip
+
+
+def test_the_summary_counts_and_the_difference_is_paired():
+    table = pd.DataFrame(
+        rows("a", 0, {"now": [1], "title": [1], "history": [1, 0]}, cache_bytes=10)
+        + rows("a", 1, {"now": [1], "title": [0], "history": [0, 0]}, cache_bytes=12)
+        + rows("b", 0, {"now": [0], "title": [1], "history": [1, 1]}, cache_bytes=5)
+        + rows("b", 1, {"now": [1], "title": [0], "history": [1, 0]}, cache_bytes=5)
+    )
+    summary = statistics.summarise(table, "strategy")
+    assert summary.loc["a", ["now", "title", "history", "backward"]].tolist() == [1, 0.5, 0.25, pytest.approx(2 / 6)]
+    assert summary.loc["a", "backward_n"] == 6
+    assert summary.loc["a", "cache_bytes"] == 12
+    difference = statistics.paired_difference(table, "strategy", "a", seed=0)
+    assert difference.loc["b"].tolist() == [pytest.approx(1 / 3)] * 3, "both streams gain one of three: no spread"
+    assert difference.loc["a"].tolist() == [0, 0, 0]
+    alone = statistics.paired_difference(table[table["stream"] == 0], "strategy", "a", seed=0)
+    assert alone.loc["b", "difference"] == pytest.approx(1 / 3)
+    assert alone.loc["b", ["low", "high"]].isna().all(), "one stream has no spread"
+
+
+@pytest.mark.parametrize(
+    ("backward", "size", "seconds", "advice"),
+    [
+        ([0.2, 0.9, 0.9], [1, 1, 1], [1, 2, 3], "second"),  # the plain one is too bad, the third too slow
+        ([0.2, 0.9, 0.9], [1, 2, 1.05], [1, 2, 3], "third"),  # the second takes twice the bytes
+        ([0.85, 0.9, 0.9], [1, 1, 1], [1, 2, 3], "first"),  # within the interval of the best
+        ([0.9, 0.9, 0.9], [1, 1.05, 1.2], [3, 2, 1], "second"),  # a tenth more bytes count as equal, a fifth does not
+    ],
+)
+def test_the_advice_is_the_cheapest_within_the_interval_of_the_best(backward, size, seconds, advice):
+    summary = pd.DataFrame(
+        {"now": 1.0, "now_low": 0.8, "backward": backward, "backward_low": [b - 0.1 for b in backward],
+         "cache_bytes": size, "seconds": seconds}, index=["first", "second", "third"],
+    )  # fmt: skip
+    assert statistics.recommend(summary, "first") == advice
