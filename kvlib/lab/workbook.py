@@ -1,42 +1,43 @@
-"""Run the notebooks and print the table of criteria: `python -m kvlib.lab.workbook [NOTEBOOK ...] [-p NAME VALUE]`.
+"""Run the notebooks and print the table of criteria.
 
-Executed copies, reports and a page that shows all go to `results/`, figures to `figures/`. The exit status is 1 when a
-notebook did not finish, left no report, or has a criterion that failed; 2 for a wrong argument.
+Executed copies, reports and a page that shows all of it go to `results/`, figures to `figures/`.
 """
 
-import argparse
 import ast
 import json
 import os
-import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
-
-import papermill
 
 from kvlib.lab.report import paths
 from kvlib.lab.report.index import write_index
 from kvlib.lab.report.report import FAIL
+from kvlib.lab.sweep.notebook import execute, last_lines, parameter_defaults
 
 NOTEBOOK_DIR = paths.ROOT / "notebooks"
-NOTEBOOKS = sorted(path.stem for path in NOTEBOOK_DIR.glob("*.ipynb"))
-ERROR_LINES = 15
-QUIET = ["--log-level=CRITICAL"]  # kernels complain of their connection and of the end, in the middle of our lines
 
 
-def main(arguments: list[str] | None = None) -> int:
-    """Run the chosen notebooks, all by default; return the exit status."""
-    options = _parse(arguments)
+def notebook_names() -> list[str]:
+    """The notebooks by name, without the suffix, in the order in which they run."""
+    return sorted(path.stem for path in NOTEBOOK_DIR.glob("*.ipynb"))
+
+
+def run_workbook(names: Sequence[str], parameters: dict) -> int:
+    """Run the notebooks of these `names` with those of the `parameters` that they know; return the exit status.
+
+    It is 1 when a notebook did not finish, left no report, or has a criterion that failed.
+    """
+    output = parameters.get("OUTPUT_DIR", "")
     criteria, unfinished = [], []
-    for name in options.notebooks:
-        report = paths.report_path(name, options.parameters.get("OUTPUT_DIR", "")).with_suffix(".json")
+    for name in names:
+        report = paths.report_path(name, output).with_suffix(".json")
         report.unlink(missing_ok=True)  # an old report must not stand for this run
-        if run_notebook(name, options.parameters) and report.is_file():
+        if run_notebook(name, parameters) and report.is_file():
             criteria += [{"notebook": name, **row} for row in json.loads(report.read_text())["criteria"]]
         else:
             unfinished.append(name)
     print_criteria(criteria)
-    output = options.parameters.get("OUTPUT_DIR", "")
     page = write_index(paths.report_path("", output).parent, paths.figure_dir(output))
     print(f"all of it on one page: {paths.shown(page)}")
     for name in unfinished:
@@ -49,23 +50,13 @@ def run_notebook(name: str, parameters: dict) -> bool:
     source, target = NOTEBOOK_DIR / f"{name}.ipynb", executed_copy(name)
     target.parent.mkdir(exist_ok=True)
     print(f"{name} ", end="", flush=True)
-    start, error = time.perf_counter(), None
-    try:
-        known = {key: parameters[key] for key in parameters.keys() & notebook_parameters(name)}
-        papermill.execute_notebook(
-            source, target, parameters=known, kernel_name="python3", progress_bar=False, extra_arguments=QUIET
-        )
-    except Exception as caught:  # a failing cell, a dead kernel or a broken file must not stop the other notebooks
-        error = caught
+    start = time.perf_counter()
+    known = {key: parameters[key] for key in parameters.keys() & parameter_defaults(source).keys()}
+    error = execute(source, target, known)
     print(f"{time.perf_counter() - start:.1f} s {'failed' if error else 'finished'}", flush=True)
     if error:
-        print("\n".join(f"    {line}" for line in _last_lines(error)), flush=True)
-    return error is None
-
-
-def notebook_parameters(name: str) -> set[str]:
-    """The names in the notebook's parameters cell."""
-    return set(papermill.inspect_notebook(NOTEBOOK_DIR / f"{name}.ipynb"))
+        print(last_lines(error), flush=True)
+    return not error
 
 
 def executed_copy(name: str) -> Path:
@@ -73,7 +64,7 @@ def executed_copy(name: str) -> Path:
     return paths.RESULTS / f"{name}.ipynb"
 
 
-def print_criteria(criteria: list[dict]):
+def print_criteria(criteria: list[dict]) -> None:
     """One line per criterion: notebook, id, verdict, description, measured value."""
     print()
     for row in criteria:
@@ -84,45 +75,33 @@ def print_criteria(criteria: list[dict]):
     print("\n" + ", ".join(f"{verdicts.count(v)} {v}" for v in ("PASS", "WARN", "FAIL")))
 
 
-def _parse(arguments: list[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="python -m kvlib.lab.workbook", description="Run the notebooks.")
-    parser.add_argument("notebooks", nargs="*", metavar="NOTEBOOK", help=f"any of {', '.join(NOTEBOOKS)}; all if none")
-    parser.add_argument(
-        "-p",
-        nargs=2,
-        action="append",
-        default=[],
-        metavar=("NAME", "VALUE"),
-        dest="parameters",
-        help="set a parameter in every notebook that has it",
-    )
-    options = parser.parse_args(arguments)
-    options.notebooks = [Path(name).stem for name in options.notebooks] or NOTEBOOKS
-    options.parameters = {name: _literal(value) for name, value in options.parameters}
-    missing = [name for name in options.notebooks if not (NOTEBOOK_DIR / f"{name}.ipynb").is_file()]
-    if missing:
-        parser.error(f"no notebook {missing[0]}.ipynb in notebooks/: choose from {', '.join(NOTEBOOKS)}")
-    known = set().union(*map(notebook_parameters, options.notebooks)) if options.parameters else set()
-    unknown = sorted(options.parameters.keys() - known)
-    if unknown:
-        parser.error(f"no notebook has a parameter {unknown[0]}: choose from {', '.join(sorted(known))}")
-    if os.environ.get("REPORT_PATH", "").endswith(".txt") and len(options.notebooks) > 1:
-        parser.error("REPORT_PATH names one file for several notebooks: give it a folder")
-    return options
+def choose(notebooks: Sequence[str], parameters: Sequence[tuple[str, str]]) -> tuple[list[str], dict]:
+    """What to run, of what the command line gives: names of notebooks (all for none) and values by parameter.
+
+    A value is read as a Python literal, but stays a text where the notebook's own value is one.
+
+    Raises ValueError for a notebook that is not there, a parameter that none of them has, and one report file for several.
+    """
+    names = [Path(name).stem for name in notebooks] or notebook_names()
+    for name in names:
+        if not (NOTEBOOK_DIR / f"{name}.ipynb").is_file():
+            raise ValueError(f"no notebook {name}.ipynb in notebooks/: choose from {', '.join(notebook_names())}")
+    defaults = {}
+    for name in names:
+        defaults |= parameter_defaults(NOTEBOOK_DIR / f"{name}.ipynb")
+    values = {}
+    for name, text in parameters:
+        if name not in defaults:
+            raise ValueError(f"no notebook has a parameter {name}: choose from {', '.join(sorted(defaults))}")
+        values[name] = text if isinstance(literal(defaults[name]), str) else literal(text)
+    if os.environ.get("REPORT_PATH", "").endswith(".txt") and len(names) > 1:
+        raise ValueError("REPORT_PATH names one file for several notebooks: give it a folder")
+    return names, values
 
 
-def _literal(value: str):
+def literal(text: str):
     """A Python literal (`4`, `0.5`, `True`, `[1, 2]`), or else the text itself."""
     try:
-        return ast.literal_eval(value)
+        return ast.literal_eval(text)
     except (ValueError, SyntaxError):
-        return value
-
-
-def _last_lines(error: Exception) -> list[str]:
-    """The end of a cell's traceback, or the error itself where no cell raised it."""
-    return (str(error).rstrip() or repr(error)).splitlines()[-ERROR_LINES:]
-
-
-if __name__ == "__main__":
-    sys.exit(main())
+        return text

@@ -1,4 +1,4 @@
-"""The panel for a running stream: choose, start, pause, stop, look at memory and frames, and ask while it runs."""
+"""The panel of a running stream: choose, start, pause, stop, see memory and frames, and ask questions meanwhile."""
 
 import base64
 import io
@@ -30,10 +30,10 @@ EXAMPLES = ("What text is on screen now?", "What is the title of this video?", "
 
 
 class Dashboard(widgets.VBox):
-    """One stream at a time, on a model that is loaded when its path changes. Errors stand in the panel.
+    """One stream at a time, on a model that is loaded again when its path changes. Errors are shown in the panel.
 
-    model_path, video: what the fields say at first; budget in tokens. Nothing runs before "Start"; where there are no widgets,
-    as in a headless run's page, its `summary` is shown.
+    model_path, video, budget (tokens), chunk_frames, sample_fps: the first values of the fields. Nothing runs before "Start".
+    Where widgets cannot be shown, such as in an exported page, `summary` is shown instead.
     """
 
     def __init__(self, model_path: str, video: str, budget: int, chunk_frames: int = 2, sample_fps: float = 2.0):
@@ -42,7 +42,7 @@ class Dashboard(widgets.VBox):
         self.model = widgets.Text(model_path, description="model", **wide)
         self.video = widgets.Combobox(value=video, options=clips, description="video", **wide)
         self.budget = widgets.BoundedIntText(budget, min=1, max=10**9, description="budget", **narrow(14, "7em"))
-        policies = [name for name in POLICIES if name != "importance"] + list(SCORERS)  # importance goes by its scorers
+        policies = [name for name in POLICIES if name != "importance"] + list(SCORERS)  # "importance" is offered as its scorers
         self.policy = widgets.Dropdown(options=policies, description="policy", **narrow(15))
         self.mode = widgets.Dropdown(options=POSITION_MODES, value="remap", description="positions", **narrow(13))
         self.frames = widgets.BoundedIntText(chunk_frames, min=1, max=1024, description="frames/chunk", **narrow(10))
@@ -73,7 +73,7 @@ class Dashboard(widgets.VBox):
         self._show()
 
     def summary(self) -> str:
-        """The panel as it stands, for a page that cannot run it: HTML with the choices and what there is of the stream."""
+        """The present content of the panel as HTML, for a page without a kernel: choices, plot, frames and answers."""
         fields = (self.model, self.video, self.budget, self.policy, self.mode, self.frames, self.fps)
         choices = "; ".join(f"{escape(field.description)}: {escape(str(field.value))}" for field in fields)
         picture = base64.b64encode(self.plot.value).decode()
@@ -93,7 +93,7 @@ class Dashboard(widgets.VBox):
             self.stream = None
             video = paths.video_path(self.video.value)
             self.stream = LiveStream(self._engine(), video, self.frames.value, self.fps.value, self._changed)
-        except Exception as error:  # shown where the user looks
+        except Exception as error:  # shown in the panel
             return self._fail(error)
         self.answers.value, self._drawn = "", 0.0
         self.stream.start()
@@ -126,7 +126,7 @@ class Dashboard(widgets.VBox):
         self.ask.disabled = True
         try:
             if self.stream is None:
-                raise ValueError("nothing was watched yet: press Start first")
+                raise ValueError("no chunk is processed yet: press Start first")
             self.stream.ask(question)
             self.answers.value = answer_table(self.stream.answers)
         except Exception as error:
@@ -148,13 +148,13 @@ class Dashboard(widgets.VBox):
             self.pause.disabled = stream is None or stream.state != "running"
             self.stop.disabled = not busy
             if stream is None:
-                return self._say("ready: Start watches the video; questions are answered between two chunks")
+                return self._say("ready: Start streams the video; questions are answered between two chunks")
             self.progress.max, self.progress.value = len(stream.chunks), len(stream.rows)
             if stream.rows:
                 rows = pd.DataFrame(stream.rows)
                 self.plot.value = as_png(plots.plot_live(rows, self.budget.value))
                 self.plot.layout.display = "block"
-                kinds = stream.kinds()  # first: pictures may only have become more since
+                kinds = stream.kinds()  # before `pictures`, which may grow meanwhile
                 self.film.value = film_strip(stream.pictures, kinds)
             if stream.error is not None:
                 return self._fail(stream.error)
@@ -172,12 +172,12 @@ class Dashboard(widgets.VBox):
 
 
 def narrow(width: int, description_width: str = "initial") -> dict:
-    """The look of a field `width` em wide."""
+    """Layout and style of a field that is `width` em wide."""
     return dict(layout={"width": f"{width}em"}, style={"description_width": description_width})
 
 
 def film_strip(pictures: Sequence, kinds: Sequence[str]) -> str:
-    """The last frame of every chunk, the sink's and the newest of many, in a border coloured by what became of it: HTML."""
+    """The last frame of every chunk as HTML, in a border whose colour is the chunk's kind; of many, the sink and the newest."""
     places = [i for i, kind in enumerate(kinds) if kind == "sink" or i >= len(kinds) - LAST_PICTURES]
     cells = [
         f"<img title='chunk {i}: {kinds[i]}' class='{kinds[i]}' src='data:image/jpeg;base64,{as_jpeg(pictures[i])}' "
@@ -189,7 +189,7 @@ def film_strip(pictures: Sequence, kinds: Sequence[str]) -> str:
 
 
 def answer_table(answers: Sequence[dict]) -> str:
-    """The answers as HTML, the newest first; a slash stands between lines."""
+    """The answers as HTML, the newest first, with a slash between lines. All texts are escaped."""
     rows = [
         {
             "at (s)": f"{row['time_s']:.1f}",
@@ -200,7 +200,7 @@ def answer_table(answers: Sequence[dict]) -> str:
         }
         for row in reversed(answers)
     ]
-    return TABLE_STYLE + pd.DataFrame(rows).to_html(index=False, border=0, classes="answers") if rows else ""
+    return TABLE_STYLE + pd.DataFrame(rows).to_html(index=False, border=0, classes="answers", escape=True) if rows else ""
 
 
 def as_jpeg(picture) -> str:

@@ -1,4 +1,4 @@
-"""A stream that runs while one looks: started, paused and stopped from outside, and asked in between."""
+"""A stream in a thread of its own: started, paused and stopped from outside, and asked questions in between."""
 
 import threading
 import time
@@ -14,18 +14,20 @@ from kvlib.stream import VideoStreamingInference
 from kvlib.video import VideoChunks
 
 PICTURE_HEIGHT = 36  # pixels of the small pictures
+LOOK_AGAIN = 0.2  # seconds: a question that ctrl-C has ended while it waited cannot notify the stream
 KINDS = ("sink", "history", "window", "evicted")
 
 
 class LiveStream:
-    """Watches a video in a thread of its own. A question waits for the chunk in flight, and the next chunk for the question.
+    """Streams a video into an engine in a thread of its own. A question waits for the chunk that is being processed, and the
+    next chunk waits for the question.
 
-    engine: of nothing watched yet. video: with an .srt beside it, if there is one, as ground truth. changed: called from the
-    thread after every chunk, and when the stream ends; what it raises ends the stream.
+    engine: one without any chunk yet. video: a file; an .srt of the same name beside it is the ground truth. changed: called
+    from the thread after every chunk and when the stream ends; an exception that it raises ends the stream.
 
-    `rows` has, for every chunk watched, chunk, time_s, cache_tokens, cache_bytes, seconds and event ("eviction" or "");
-    `pictures` its last frame, small, uint8 [H, W, 3]; `answers` a row for every question. `error` is what ended the stream, if
-    anything did. Raises what `VideoChunks` and `read_srt` raise.
+    `rows` has, for every chunk processed, chunk, time_s, cache_tokens, cache_bytes, seconds and event ("eviction" or "");
+    `pictures` its last frame, small, uint8 [H, W, 3]; `answers` a row for every question. `error` is the exception that
+    ended the stream, or None. Raises what `VideoChunks` and `read_srt` raise.
     """
 
     def __init__(
@@ -45,23 +47,23 @@ class LiveStream:
         self.answers: list[dict] = []
         self.error: Exception | None = None
         self.state = "ready"  # then running, paused, and at the end finished, stopped or failed
-        self._turn = threading.Condition()  # whose turn it is on the engine: the next chunk's or a question's
+        self._turn = threading.Condition()  # held by whoever uses the engine: a chunk or a question
         self._questions: set[object] = set()
-        self._thread = threading.Thread(target=self._watch, daemon=True)
+        self._thread = threading.Thread(target=self._process, daemon=True)
 
     def start(self) -> None:
-        """Begin to watch, or go on after a pause."""
+        """Begin, or continue after a pause."""
         if self.state == "ready":
             self.state = "running"
             self._thread.start()
         self._change("paused", "running")
 
     def pause(self) -> None:
-        """Watch nothing more, from the chunk in flight on, until `start`."""
+        """Process no further chunk after the current one, until `start`."""
         self._change("running", "paused")
 
     def stop(self) -> None:
-        """End for good, after the chunk in flight; questions are still answered."""
+        """End the stream after the current chunk; questions are still answered."""
         self._change("running", "stopped")
         self._change("paused", "stopped")
         self.wait()
@@ -86,11 +88,11 @@ class LiveStream:
         return row
 
     def kinds(self) -> list[str]:
-        """What has become of every chunk watched, one of `KINDS`; the window is what is stored without a gap up to now."""
+        """The state of every chunk processed, one of `KINDS`; the window is the newest chunks that are stored without a gap."""
         with self._asking():
             manager = self.engine.cache_manager
             alive = {chunk.index for chunk in manager.chunks}
-            sink = manager.evictor._sink_chunks if manager.evictor else 0
+            sink = manager.evictor.sink_chunks if manager.evictor else 0
         newest = len(self.rows)
         while newest and newest - 1 in alive:
             newest -= 1
@@ -99,15 +101,18 @@ class LiveStream:
 
     @contextmanager
     def _asking(self):
-        """The engine, for a question, that is known to wait before it does, so that the next chunk lets it pass."""
+        """The engine, for a question. The question is registered before it waits, so that the next chunk lets it pass."""
         question = object()
         self._questions.add(question)
-        with self._turn:
-            try:
-                yield
-            finally:
-                self._questions.discard(question)
-                self._turn.notify_all()
+        try:
+            with self._turn:
+                try:
+                    yield
+                finally:
+                    self._questions.discard(question)
+                    self._turn.notify_all()
+        finally:  # also when ctrl-C ends the wait
+            self._questions.discard(question)
 
     def _change(self, before: str, after: str) -> None:
         with self._turn:
@@ -115,12 +120,13 @@ class LiveStream:
                 self.state = after
                 self._turn.notify_all()
 
-    def _watch(self) -> None:
+    def _process(self) -> None:
         evictions = 0
         try:
             for index, (time_s, frames) in enumerate(self.chunks):
                 with self._turn:
-                    self._turn.wait_for(lambda: self.state == "stopped" or (self.state == "running" and not self._questions))
+                    while self.state == "paused" or (self.state == "running" and self._questions):
+                        self._turn.wait(LOOK_AGAIN)
                     if self.state == "stopped":
                         break
                     began = time.perf_counter()
@@ -133,6 +139,6 @@ class LiveStream:
                     evictions = total
                 self.changed()
             self._change("running", "finished")
-        except Exception as error:  # kept for whoever looks: a thread has nobody to raise it to
+        except Exception as error:  # kept: a thread has no caller to raise it to
             self.error, self.state = error, "failed"
         self.changed()

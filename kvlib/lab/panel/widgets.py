@@ -1,4 +1,4 @@
-"""Controls for a notebook: change parameters, run again, see the figures anew. Headless they are only drawn."""
+"""Controls for a notebook: change parameters, run again, and see the new figures. Without a browser they do nothing."""
 
 from collections.abc import Callable
 
@@ -22,7 +22,7 @@ def rerun_panel(run: Callable, **parameters) -> widgets.VBox:
             with output:
                 for shown in run(**{name: field.value for name, field in fields.items()}):
                     display(shown)
-        except Exception as error:  # shown where the user looks, and the panel stays usable
+        except Exception as error:  # shown in the panel, which stays usable
             output.append_stderr(f"{type(error).__name__}: {error}\n")
         finally:
             button.disabled = False

@@ -1,9 +1,13 @@
 """Sweeps on a real Dask cluster of two worker processes: tables, dead workers, failing cells, reruns, interrupts."""
 
+import errno
+import importlib
 import json
 import os
 import re
 import signal
+import subprocess
+import sys
 import threading
 import time
 
@@ -14,8 +18,10 @@ import psutil
 import pytest
 from distributed import Client
 
-from kvlib.lab.report import paths
-from kvlib.lab.sweep import sweep
+from kvlib.lab.sweep import runs
+from kvlib.lab.sweep.grid import COLUMNS, SweepError, read_sweep
+from kvlib.lab.sweep.sweep import alone_in, run_sweep
+from kvlib.lab.sweep.workers import LocalWorkers
 
 PARAMETERS = """
 TOKENS = 1
@@ -29,13 +35,7 @@ from pathlib import Path
 print("tokens", TOKENS)
 (Path(FLAGS) / f"started {TOKENS} {MODE}").touch()
 """
-WITHOUT_MODELS = f"""
-import sys, types
-package = types.ModuleType("kvlib")  # its __init__ would import transformers, half of a test's time
-package.__path__ = [{str(paths.ROOT / "kvlib")!r}]
-sys.modules["kvlib"] = package
-"""
-REPORT = f"""{WITHOUT_MODELS}
+REPORT = """
 from kvlib.lab.report.report import Report
 report = Report("tiny", dict(TOKENS=TOKENS, MODE=MODE), 0, "cpu", OUTPUT_DIR)
 report.measure("constant", 7)
@@ -60,22 +60,19 @@ time.sleep(60)
 
 
 @pytest.fixture(scope="module")
-def cluster(tmp_path_factory):
-    preload = tmp_path_factory.mktemp("preload") / "without_models.py"
-    preload.write_text(WITHOUT_MODELS)
-    settings = dask.config.set({"distributed.worker.preload": [str(preload)]})
-    with settings, sweep.LocalWorkers(2, gpus=["4", "6"]) as cluster, Client(cluster) as client:
+def cluster():
+    with LocalWorkers(2, gpus=["4", "6"]) as cluster, Client(cluster) as client:
         client.wait_for_workers(2)
         yield client
 
 
 @pytest.fixture
 def run(cluster, tmp_path):
-    """Sweeps a notebook of these cells on the cluster: `run(cells, *arguments)`; results in `tmp_path/out`."""
+    """Sweeps a notebook of these cells on the cluster: `run(cells, *grid)`; results in `tmp_path/out`."""
 
-    def start(cells: list[str], *arguments: str) -> int:
-        where = ["--out", str(tmp_path / "out"), "--scheduler", cluster.scheduler.address]
-        return sweep.main([str(notebook(tmp_path, *cells)), "-g", f"FLAGS={tmp_path}", *where, *arguments])
+    def start(cells: list[str], *grid: str, measure: str | None = None) -> int:
+        grid, out = [f"FLAGS={tmp_path}", *grid], str(tmp_path / "out")
+        return run_sweep(read_sweep(notebook(tmp_path, *cells), grid, out, measure, cluster.scheduler.address))
 
     return start
 
@@ -90,7 +87,7 @@ def notebook(folder, *cells: str):
 
 
 def folders(tmp_path) -> list[str]:
-    """The cells' folders in tmp_path/out, hidden ones too, without what FLAGS adds to their names."""
+    """The runs' folders in tmp_path/out, hidden ones too, without what FLAGS adds to their names."""
     return sorted(re.sub("^FLAGS=[^,]*,", "", path.name) for path in (tmp_path / "out").iterdir() if path.is_dir())
 
 
@@ -110,7 +107,7 @@ def test_each_worker_has_a_gpu_of_its_own_and_one_thread(cluster):
     assert set(cluster.nthreads().values()) == {1}
 
 
-def test_all_cells_finish_although_a_worker_is_killed(run, cluster, tmp_path, capsys):
+def test_all_runs_finish_although_a_worker_is_killed(run, cluster, tmp_path, capsys):
     before = set(cluster.run(os.getpid).values())
     killed = []
 
@@ -121,13 +118,13 @@ def test_all_cells_finish_although_a_worker_is_killed(run, cluster, tmp_path, ca
                 killed.append(pid)
 
     when_started(tmp_path / "started 1 keep", kill)
-    assert run([MARK, REPORT], "-g", "TOKENS=1,3", "-g", "MODE=keep,remap") == 0
+    assert run([MARK, REPORT], "TOKENS=1,3", "MODE=keep,remap") == 0
     cluster.wait_for_workers(2)
     assert killed and killed[0] not in cluster.run(os.getpid).values()
 
     assert folders(tmp_path) == [f"TOKENS={tokens},MODE={mode}" for tokens in (1, 3) for mode in ("keep", "remap")]
     table = pd.read_parquet(tmp_path / "out" / "sweep.parquet")
-    assert list(table.columns) == ["FLAGS", "TOKENS", "MODE", *sweep.COLUMNS]
+    assert list(table.columns) == ["FLAGS", "TOKENS", "MODE", *COLUMNS]
     assert set(table["status"]) == {"done"} and table["seconds"].gt(0).all()
     assert list(table["name"]) == ["constant", "accuracy", "answer", "P1"] * 4
     accuracy = table[table["name"] == "accuracy"].set_index(["TOKENS", "MODE"])
@@ -146,9 +143,9 @@ def test_all_cells_finish_although_a_worker_is_killed(run, cluster, tmp_path, ca
     assert one.name in (one / "tiny.ipynb").read_text(), "the notebook's OUTPUT_DIR is where it lies"
 
 
-def test_a_failing_cell_is_shown_and_only_it_runs_again(run, tmp_path, capsys):
+def test_a_failing_run_is_shown_and_only_it_runs_again(run, tmp_path, capsys):
     cells = [MARK, FAIL_ONCE, QUICK_REPORT]
-    assert run(cells, "-g", "TOKENS=1,2,3") == 1
+    assert run(cells, "TOKENS=1,2,3") == 1
     assert "ValueError: 2 tokens are too many" in capsys.readouterr().out
     (failed,) = (tmp_path / "out").glob("*TOKENS=2")
     assert "ValueError: 2 tokens are too many" in (failed / "traceback.txt").read_text()
@@ -160,20 +157,20 @@ def test_a_failing_cell_is_shown_and_only_it_runs_again(run, tmp_path, capsys):
     for flag in tmp_path.glob("started*"):
         flag.unlink()
     (tmp_path / "repaired").touch()
-    assert run(cells, "-g", "TOKENS=1,2,3") == 0
-    assert "2 of 3 cells are finished and kept" in capsys.readouterr().out
+    assert run(cells, "TOKENS=1,2,3") == 0
+    assert "2 of 3 runs are finished and kept" in capsys.readouterr().out
     assert [flag.name for flag in tmp_path.glob("started*")] == ["started 2 keep"]
     assert sorted(path.name for path in failed.iterdir()) == ["done.json", "log.txt", "tiny.ipynb", "tiny_report.json"]
     table = pd.read_parquet(tmp_path / "out" / "sweep.parquet")
     assert list(table["status"]) == ["done"] * 3 and list(table["value"]) == [1, 2, 3]
 
-    assert run(cells, "-g", "TOKENS=1,2,3", "--measure", "speed") == 1
+    assert run(cells, "TOKENS=1,2,3", measure="speed") == 1
     assert "no measurement 'speed' with numbers; choose from tokens" in capsys.readouterr().out
-    assert run([MARK, "1 / 0"], "-g", "TOKENS=3") == 1, "a changed notebook runs again"
+    assert run([MARK, "1 / 0"], "TOKENS=3") == 1, "a changed notebook runs again"
 
 
 def test_a_notebook_without_a_report_or_with_a_dead_kernel_has_failed(run, tmp_path):
-    assert run([MARK, "import os\nif TOKENS == 2: os._exit(1)"], "-g", "TOKENS=1,2") == 1
+    assert run([MARK, "import os\nif TOKENS == 2: os._exit(1)"], "TOKENS=1,2") == 1
     reasons = [path.read_text() for path in sorted((tmp_path / "out").glob("*/traceback.txt"))]
     assert "left no *_report.json" in reasons[0] and "DeadKernelError" in reasons[1]
 
@@ -189,99 +186,75 @@ def interruptible():
 def test_an_interrupt_leaves_no_unfinished_folder_and_no_kernel(run, cluster, tmp_path, capsys, interruptible):
     when_started(tmp_path / "started 2 keep", lambda: os.kill(os.getpid(), signal.SIGINT))
     cells = [MARK, QUICK_REPORT, "if TOKENS == 2:" + WAIT.replace("\n", "\n    ")]
-    assert run(cells, "-g", "TOKENS=1,2,3") == 130
+    assert run(cells, "TOKENS=1,2,3") == 130
     assert "interrupted" in capsys.readouterr().err
     assert set(folders(tmp_path)) <= {"TOKENS=1", "TOKENS=3"}
-    assert all((folder / "done.json").is_file() for folder in (tmp_path / "out").iterdir())
+    assert all((folder / "done.json").is_file() for folder in (tmp_path / "out").iterdir() if folder.is_dir())
     assert not [child for pid in cluster.run(os.getpid).values() for child in psutil.Process(pid).children()]
+
+
+def small(tmp_path, **options):
+    return read_sweep(notebook(tmp_path), ["TOKENS=1"], str(tmp_path / "out"), **options)
 
 
 def test_an_unreachable_scheduler_is_named(tmp_path):
     with (
         dask.config.set({"distributed.comm.timeouts.connect": "0.1s"}),
-        pytest.raises(SystemExit, match="no Dask scheduler at tcp://127.0.0.1:1:"),
+        pytest.raises(SweepError, match="no Dask scheduler at tcp://127.0.0.1:1:"),
     ):
-        sweep.main(
-            [str(notebook(tmp_path)), "-g", "TOKENS=1", "--out", str(tmp_path / "out"), "--scheduler", "tcp://127.0.0.1:1"]
-        )
-
-
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        ([], "the grid is empty: give at least one -g"),
-        (["-g", "TOKEN=1,2"], "no parameter TOKEN: choose from BUDGETS, FLAGS, MODE, TOKENS$"),
-        (["-g", "TOKENS"], "-g TOKENS: write it as NAME=VALUE,VALUE"),
-        (["-g", "TOKENS="], "-g TOKENS=: no values"),
-        (["-g", "BUDGETS=[1,2"], r"-g BUDGETS=\[1,2: not a list of YAML values"),
-        (["-g", "MODE=2026-01-01"], "-g MODE=2026-01-01: not a list of YAML values, put odd texts in quotes"),
-        (["-g", "TOKENS=1,1"], "-g TOKENS=1,1: a value is given twice"),
-        (["-g", "TOKENS=1", "-g", "TOKENS=2"], "-g TOKENS=2: TOKENS is given twice"),
-        (["-g", "OUTPUT_DIR=a"], "OUTPUT_DIR is set by the sweep"),
-        (["-g", "TOKENS=1", "--slurm", "absent.yml"], "dask-jobqueue|absent.yml"),
-    ],
-)
-def test_wrong_arguments_are_named(tmp_path, capsys, arguments, message):
-    with pytest.raises(SystemExit, match="2"):
-        sweep.main([str(notebook(tmp_path)), *arguments])
-    assert re.search(message, capsys.readouterr().err)
+        run_sweep(small(tmp_path, scheduler="tcp://127.0.0.1:1"))
 
 
 def test_two_sweeps_do_not_share_a_folder(tmp_path):
     out = tmp_path / "out"
     out.mkdir()
-    with sweep._alone_in(out), pytest.raises(SystemExit, match="another sweep is writing to .*out: wait for it"):
-        sweep.main([str(notebook(tmp_path)), "-g", "TOKENS=1", "--out", str(out)])
-    with sweep._alone_in(out):
+    with alone_in(out), pytest.raises(SweepError, match="another sweep is writing to .*out: wait for it"):
+        run_sweep(small(tmp_path))
+    with alone_in(out):
         pass  # free again
 
 
-def test_a_missing_notebook_is_named(capsys):
-    with pytest.raises(SystemExit, match="2"):
-        sweep.main(["absent.ipynb", "-g", "A=1"])
-    assert re.search(r"no notebook at .*absent\.ipynb", capsys.readouterr().err)
+def test_a_sweep_that_is_killed_frees_its_folder(tmp_path):
+    code = f"""
+import os, signal
+from pathlib import Path
+from kvlib.lab.sweep.sweep import alone_in
+with alone_in(Path({str(tmp_path)!r})):
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+    assert subprocess.run([sys.executable, "-c", code]).returncode == -signal.SIGKILL
+    with alone_in(tmp_path):
+        pass
 
 
-@pytest.mark.parametrize(
-    ("config", "message"),
-    [("cores: 1", "no n_workers"), ("{n_workers: 2, cores: 8}", "cores must equal processes"), ("[", "cannot be read as YAML")],
-)
-def test_a_slurm_file_that_cannot_work_is_refused(tmp_path, monkeypatch, config, message):
-    monkeypatch.setattr(sweep.importlib.util, "find_spec", lambda name: name)
-    (tmp_path / "slurm.yml").write_text(config)
-    with pytest.raises(ValueError, match=message):
-        sweep._read_slurm(str(tmp_path / "slurm.yml"))
+def test_what_killed_sweeps_left_is_removed_and_nothing_else(run, tmp_path):
+    out = tmp_path / "out"
+    for name in (".0a1b2c3d-4e5f6071", ".ipynb_checkpoints", "notes", ".mine-1"):
+        (out / name).mkdir(parents=True)
+    assert run([MARK, QUICK_REPORT], "TOKENS=1") == 0
+    left = {path.name for path in out.iterdir() if path.is_dir()}
+    assert {name for name in left if not name.startswith("FLAGS")} == {".ipynb_checkpoints", "notes", ".mine-1"}
 
 
-def test_values_are_yaml():
-    values = sweep._read_values("", '1,0.5,1e-3,[600,800],keep,"2",true,data/x')
-    assert values == [1, 0.5, 0.001, [600, 800], "keep", "2", True, "data/x"]
+def test_a_full_disk_in_one_run_does_not_stop_the_others(run, cluster, tmp_path, capsys):
+    def fill():  # on a worker: no space for the results of the second run, nor for its traceback
+        original = runs.write_atomic
 
+        def write(path, content):
+            if '"TOKENS": 2' in content or "TOKENS=2" in str(path):
+                raise OSError(errno.ENOSPC, "No space left on device")
+            original(path, content)
 
-def test_folders_are_readable_and_never_shared():
-    assert sweep.cell_name({"MAX_CACHE_TOKENS": 800, "CHUNK_FRAMES": 2}) == "MAX_CACHE_TOKENS=800,CHUNK_FRAMES=2"
-    assert sweep.cell_name({"MODE": "keep", "BUDGETS": [1, 2]}) == "MODE=keep,BUDGETS=[1,2]"
-    values = [800, "800", 800.0, True, "true", None, "null", "a/b", "a_b", "a:b", "", [], "[]", {"a": 1}, "x" * 300]
-    names = [sweep.cell_name({"A": value, "B": "y" * 300}) for value in values]
-    assert len(set(names)) == len(names)
-    assert not [name for name in names if "/" in name or len(name) > 220]
+        runs.write_atomic = write
 
-
-def test_figures_show_the_values():
-    grid = {"TOKENS": [1, 3], "MODE": ["remap", "keep"], "SEED": [0, 1]}
-    rows = [
-        {"TOKENS": t, "MODE": m, "SEED": s, "name": "share", "value": t + s, "low": t - 1, "high": t + 2, "unit": "%"}
-        for t in grid["TOKENS"]
-        for m in grid["MODE"]
-        for s in grid["SEED"]
-    ]
-    table = pd.DataFrame(rows)
-    assert sweep.differing(table) == ["share"]
-    axis = sweep.plot_sweep(table, grid, "share").axes[0]
-    assert axis.get_title() == "mean over SEED"
-    assert [float(text.get_text()) for text in axis.texts] == [1.5, 1.5, 3.5, 3.5]
-    assert [label.get_text() for label in axis.get_xticklabels()] == ["remap", "keep"]
-    some = table[(table["MODE"] == "keep") & (table["SEED"] == 0)]
-    axis = sweep.plot_sweep(some, grid | {"MODE": ["keep"], "SEED": [0]}, "share").axes[0]
-    assert (list(axis.lines[0].get_xdata()), list(axis.lines[0].get_ydata())) == ([1, 3], [1, 3])
-    assert (axis.get_xlabel(), axis.get_ylabel()) == ("TOKENS", "share (%)")
+    cluster.run(fill)
+    try:
+        assert run([MARK, QUICK_REPORT], "TOKENS=1,2") == 1
+    finally:
+        cluster.run(lambda: importlib.reload(runs))
+    shown = capsys.readouterr().out
+    assert "1 of 2 runs done" in shown and "No space left on device" in shown
+    table = pd.read_parquet(tmp_path / "out" / "sweep.parquet").set_index("TOKENS")
+    assert table["status"].to_dict() == {1: "done", 2: "failed"}
+    assert folders(tmp_path) == ["TOKENS=1"], "no unfinished folder"
+    assert run([MARK, QUICK_REPORT], "TOKENS=1,2") == 0, "the same sweep, with space, does the failed run again"

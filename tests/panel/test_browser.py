@@ -1,7 +1,7 @@
 """The live panel as its user has it: JupyterLab in a real browser, the notebook run, a question asked while the stream runs.
 
 The README's picture is made by
-    SCREENSHOT=figures/screenshots/dashboard.png .venv/bin/python -m pytest tests/test_browser.py
+    SCREENSHOT=figures/screenshots/dashboard.png .venv/bin/python -m pytest tests/panel/test_browser.py
 """
 
 import json

@@ -41,44 +41,44 @@ def notebooks(tmp_path, monkeypatch):
     for name, content in made.items():
         nbformat.write(content, folder / f"{name}.ipynb")
     monkeypatch.setattr(workbook, "NOTEBOOK_DIR", folder)
-    monkeypatch.setattr(workbook, "NOTEBOOKS", list(made))
     monkeypatch.setattr(paths, "RESULTS", tmp_path / "results")
     monkeypatch.setenv("REPORT_PATH", str(tmp_path / "reports"))
     return folder
 
 
-def test_a_failing_notebook_is_shown_and_does_not_stop_the_others(notebooks, tmp_path, capsys):
-    assert workbook.main(["raises", "good", "-p", "BUDGET", "20"]) == 1
-    shown = capsys.readouterr().out
+def test_a_failing_notebook_is_shown_and_does_not_stop_the_others(notebooks, kvlib, tmp_path):
+    status, shown = kvlib("workbook", "raises", "good", "-p", "BUDGET", "20")
+    assert status == 1
     assert "ValueError: budget 20 is too small" in shown
     assert "raises did not finish with a report" in shown
-    assert shown.index("raises ") < shown.index("good ")
-    assert "P1   PASS  chunk size: 4" in shown
+    assert shown.index("raises ") < shown.index(" good ")
+    assert "P1 PASS chunk size: 4" in shown
     assert "1 PASS, 0 WARN, 0 FAIL" in shown
     assert (tmp_path / "results" / "raises.ipynb").is_file()
 
 
-def test_parameters_reach_the_notebook_and_a_failed_criterion_the_exit_status(notebooks, tmp_path, capsys):
-    assert workbook.main(["good"]) == 0
-    assert workbook.main(["good", "-p", "CHUNK_FRAMES", "12"]) == 1
-    assert "P1   FAIL  chunk size: 12" in capsys.readouterr().out
+def test_parameters_reach_the_notebook_and_a_failed_criterion_the_exit_status(notebooks, kvlib, tmp_path):
+    assert kvlib("workbook", "good")[0] == 0
+    status, shown = kvlib("workbook", "good", "-p", "NAME", "good", "-p", "CHUNK_FRAMES", "12")
+    assert status == 1
+    assert "P1 FAIL chunk size: 12" in shown
     content = json.loads((tmp_path / "reports" / "good_report.json").read_text())
     assert content["parameters"] == {"CHUNK_FRAMES": 12}
 
 
-def test_an_old_report_does_not_stand_for_a_run_without_one(notebooks, tmp_path, capsys):
+def test_an_old_report_does_not_stand_for_a_run_without_one(notebooks, kvlib, tmp_path):
     (tmp_path / "reports").mkdir()
     old = {"criteria": [{"id": "P1", "description": "old", "measured": 1, "verdict": "PASS"}]}
     (tmp_path / "reports" / "silent_report.json").write_text(json.dumps(old))
-    assert workbook.main(["silent"]) == 1
-    shown = capsys.readouterr().out
+    status, shown = kvlib("workbook", "silent")
+    assert status == 1
     assert "silent did not finish with a report" in shown and "P1" not in shown
 
 
-def test_a_dead_kernel_does_not_stop_the_run(notebooks, capsys):
+def test_a_dead_kernel_does_not_stop_the_run(notebooks, kvlib):
     nbformat.write(notebook("X = 1", "import os; os._exit(1)"), notebooks / "dies.ipynb")
-    assert workbook.main(["dies", "silent"]) == 1
-    shown = capsys.readouterr().out
+    status, shown = kvlib("workbook", "dies", "silent")
+    assert status == 1
     assert "failed" in shown and "silent" in shown.split("failed", 1)[1]
 
 
@@ -87,23 +87,34 @@ def test_a_dead_kernel_does_not_stop_the_run(notebooks, capsys):
     [
         (["absent"], "no notebook absent.ipynb.*choose from good"),
         (["good", "-p", "CHUNK_FRAME", "4"], "no notebook has a parameter CHUNK_FRAME: choose from CHUNK_FRAMES"),
+        (["good", "-p", "CHUNK_FRAMES"], "-p needs a name and a value"),
+        (["good", "-p", "CHUNK_FRAMES=4", "4"], "-p needs a name and a value"),
     ],
 )
-def test_wrong_arguments_are_named(notebooks, capsys, arguments, message):
-    with pytest.raises(SystemExit, match="2"):
-        workbook.main(arguments)
-    assert re.search(message, capsys.readouterr().err)
+def test_wrong_arguments_are_named(notebooks, kvlib, arguments, message):
+    status, shown = kvlib("workbook", *arguments)
+    assert status == 2
+    assert re.search(message, shown)
 
 
-def test_one_report_file_cannot_serve_several_notebooks(notebooks, capsys, monkeypatch):
+def test_one_report_file_cannot_serve_several_notebooks(notebooks, kvlib, monkeypatch):
     monkeypatch.setenv("REPORT_PATH", "all.txt")
-    with pytest.raises(SystemExit, match="2"):
-        workbook.main(["good", "silent"])
-    assert "give it a folder" in capsys.readouterr().err
+    status, shown = kvlib("workbook", "good", "silent")
+    assert status == 2
+    assert "give it a folder" in shown
+
+
+def test_a_text_stays_a_text_and_the_last_value_counts(notebooks):
+    given = [("NAME", "20261125"), ("CHUNK_FRAMES", "2"), ("CHUNK_FRAMES", "a=b"), ("BUDGET", "[1, 2]")]
+    assert workbook.choose(["good", "raises.ipynb"], given) == (
+        ["good", "raises"],
+        {"NAME": "20261125", "CHUNK_FRAMES": "a=b", "BUDGET": [1, 2]},
+    )
+    assert workbook.choose([], []) == (["good", "raises", "silent"], {})
 
 
 def test_values_are_literals_or_text():
-    assert [workbook._literal(v) for v in ("4", "0.5", "True", "[1, 2]", "data/x", "2-4")] == [
+    assert [workbook.literal(v) for v in ("4", "0.5", "True", "[1, 2]", "data/x", "2-4")] == [
         4, 0.5, True, [1, 2], "data/x", "2-4",
     ]  # fmt: skip
 

@@ -1,6 +1,8 @@
 """A stream in its thread: started, paused, stopped and asked from another."""
 
+import signal
 import threading
+import time
 
 import numpy as np
 import pytest
@@ -13,7 +15,7 @@ CLIP = paths.DATA / "clips/short.mp4"
 CHUNKS = 12  # of two frames, at two frames per second
 
 
-class Watching(LiveStream):
+class Stepwise(LiveStream):
     """Waits after every chunk until it is let on, so that a test is where it wants to be."""
 
     def __init__(self, engine, **options):
@@ -29,7 +31,7 @@ class Watching(LiveStream):
 
 @pytest.fixture
 def stream(engine):
-    return Watching(engine(EvictionConfig(250, position_mode="remap")))
+    return Stepwise(engine(EvictionConfig(250, position_mode="remap")))
 
 
 def test_a_stream_runs_to_its_end(engine):
@@ -87,22 +89,52 @@ def test_a_question_does_not_wait_for_more_than_the_chunk_in_flight(engine, monk
     assert events == ["chunk", "question"] * CHUNKS
 
 
+def test_an_interrupt_while_a_question_waits_does_not_stop_the_stream(engine, monkeypatch):
+    """ctrl-C in `ask`, which waits for a chunk in flight, in the main thread as in a notebook."""
+    live = LiveStream(engine(EvictionConfig(250)), CLIP, 2, 2.0)
+    append, main = live.engine.append_video_chunk, threading.main_thread().ident
+    inside, interrupted = threading.Event(), threading.Event()
+
+    def interrupt_the_question(*arguments):
+        if not inside.is_set():
+            inside.set()
+            while not live._questions:
+                time.sleep(0.001)
+            time.sleep(0.05)  # the question waits for this chunk now
+            signal.pthread_kill(main, signal.SIGINT)
+            assert interrupted.wait(20)
+        return append(*arguments)
+
+    monkeypatch.setattr(live.engine, "append_video_chunk", interrupt_the_question)
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        live.start()
+        assert inside.wait(20)
+        with pytest.raises(KeyboardInterrupt):
+            live.ask("What?", 1)
+    finally:
+        signal.signal(signal.SIGINT, before)
+        interrupted.set()
+    live.wait(20)
+    assert (live.state, len(live.rows), live._questions) == ("finished", CHUNKS, set())
+
+
 def test_pause_start_and_stop(stream):
     stream.start()
     assert stream.seen.acquire(timeout=20)
     stream.pause()
     stream.on.release()
-    assert not stream.seen.acquire(timeout=0.5), "a paused stream watches nothing"
+    assert not stream.seen.acquire(timeout=0.5), "a paused stream processes nothing"
     assert (stream.state, len(stream.rows)) == ("paused", 1)
     stream.start()
     assert stream.seen.acquire(timeout=20)
     assert (stream.state, len(stream.rows)) == ("running", 2)
     stream.on.release(CHUNKS)
     stream.stop()
-    watched = len(stream.rows)
-    assert stream.state == ("stopped" if watched < CHUNKS else "finished")
+    processed = len(stream.rows)
+    assert stream.state == ("stopped" if processed < CHUNKS else "finished")
     stream.start()
-    assert len(stream.rows) == watched, "the end is the end"
+    assert len(stream.rows) == processed, "the end is the end"
     assert stream.ask("What?", max_new_tokens=2)["answer"] is not None
 
 

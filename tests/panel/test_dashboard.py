@@ -25,7 +25,7 @@ def until(condition, seconds: float = 60) -> None:
         time.sleep(0.01)
 
 
-def test_start_watches_and_asking_fills_the_table(panel):
+def test_start_streams_and_asking_fills_the_table(panel):
     assert "ready" in panel.said.value and not panel.start.disabled and panel.pause.disabled and panel.stop.disabled
     panel.start.click()
     until(lambda: panel.stream.rows)
@@ -93,6 +93,14 @@ def test_a_question_before_the_start_is_an_error_in_the_panel(panel):
     until(lambda: not panel.ask.disabled)
 
 
+def test_texts_from_fields_and_errors_are_escaped(panel):
+    panel.video.value = "<img src=x onerror=alert(1)>.mp4"
+    panel.start.click()
+    until(lambda: "FileNotFoundError" in panel.said.value)
+    for html in (panel.said.value, panel.summary()):
+        assert "<img" not in html and "&lt;img src=x" in html
+
+
 def test_a_long_film_strip_keeps_the_sink_and_the_newest(monkeypatch):
     monkeypatch.setattr(dashboard, "LAST_PICTURES", 3)
     pictures = [np.full((4, 6, 3), level, np.uint8) for level in range(10)]
@@ -102,8 +110,9 @@ def test_a_long_film_strip_keeps_the_sink_and_the_newest(monkeypatch):
 
 
 def test_answers_are_escaped_and_the_newest_stands_first():
-    row = dict(time_s=1.0, question="q", answer="<b>", ttft=0.01, truth="", correct=False)
+    row = dict(time_s=1.0, question="<i>", answer="<b>", ttft=0.01, truth="", correct=False)
     table = answer_table([row, row | {"answer": "later", "truth": None}])
     assert table.index("later") < table.index("&lt;b&gt;")
-    assert "(none)" in table and "<b>" not in table
+    assert "(none)" in table and not re.search("<[bis]>", table)
+    assert "&lt;i&gt;" in table and "&lt;s&gt;" in answer_table([row | {"truth": "<s>"}])
     assert "one / two" in answer_table([row | {"answer": "one\ntwo"}])

@@ -1,0 +1,48 @@
+"""One question about one video, from the command line."""
+
+import math
+from pathlib import Path
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+from kvlib import EvictionConfig, VideoStreamingInference
+from kvlib.lab.study.experiments import load
+from kvlib.video import VideoChunks
+
+
+def ask_video(video: Path, question: str, model_path: str, budget: int, at: float | None = None) -> str:
+    """Stream `video` into the model at `model_path` up to second `at` (None = its end) and return the greedy answer.
+
+    budget: the most tokens stored. Raises FileNotFoundError for a missing video or model, ValueError for a video without a
+    frame up to `at`, for a budget too small for a chunk and for an empty question.
+    """
+    if not question.strip():
+        raise ValueError("the question is empty: give a text")
+    chunks = VideoChunks(video)
+    model, processor = load(model_path)
+    engine = VideoStreamingInference(model, processor, model.device, EvictionConfig(budget))
+    stream_until(engine, chunks, math.inf if at is None else at)
+    answer, _ = engine.ask(question, do_sample=False)
+    return answer
+
+
+def stream_until(engine: VideoStreamingInference, chunks: VideoChunks, at: float) -> None:
+    """Append all frames up to second `at`, with a progress bar on standard error.
+
+    Raises ValueError where there is no such frame.
+    """
+    columns = TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[shown]}"), TimeRemainingColumn()
+    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
+        task = progress.add_task("streaming", total=None if math.isinf(at) else at, shown="")
+        for time_s, frames in chunks:
+            interval = 1 / min(chunks.sample_fps, chunks.video_fps)
+            late = math.ceil((time_s - at) / interval) if time_s > at else 0  # frames of this chunk that are after `at`
+            if late < len(frames):
+                info = engine.append_video_chunk(frames[: len(frames) - late], chunks.sample_fps)
+                shown = f"{time_s:.0f} s, {info['cache_seq_length']:,} tokens"
+                progress.update(task, completed=min(time_s, at), shown=shown)
+            if late:
+                break
+    if not engine.cache_manager.chunks:
+        raise ValueError(f"--at {at:g}: no frame of the video is that early; give a later second")

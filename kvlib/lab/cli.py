@@ -1,0 +1,210 @@
+"""The console command `kvlib`. What a command needs is imported inside it, so that `kvlib --help` is quick."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from typer.core import TyperCommand
+
+app = typer.Typer(
+    no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode="markdown",
+    help="Stream long videos through Qwen2.5-VL with a bounded key-value cache. `kvlib COMMAND --help` explains a command.",
+)  # fmt: skip
+
+READER_BUDGET, MODEL_BUDGET = 1000, 130_000  # tokens: what the embedded reader was trained on; safe for 3B on a 24 GB card
+
+
+class RepeatedPairs(TyperCommand):
+    """Takes `-p NAME VALUE` several times, as papermill does. Typer can repeat an option only if it has one value, so each
+    pair is joined to `NAME=VALUE` before Typer reads the arguments."""
+
+    def parse_args(self, ctx, args):
+        return super().parse_args(ctx, joined_pairs(args))
+
+
+def joined_pairs(args: list[str]) -> list[str]:
+    """`args` with the two that follow every `-p` joined by "="; raises BadParameter where there are not two."""
+    joined, rest = [], list(args)
+    while rest:
+        argument = rest.pop(0)
+        joined.append(argument)
+        if argument == "--":
+            return joined + rest
+        if argument == "-p":
+            if len(rest) < 2 or not rest[0].isidentifier():
+                raise typer.BadParameter("-p needs a name and a value, such as -p MAX_CACHE_TOKENS 800")
+            joined.append(f"{rest.pop(0)}={rest.pop(0)}")
+    return joined
+
+
+@app.command(cls=RepeatedPairs)
+def workbook(
+    notebooks: Annotated[
+        list[str] | None, typer.Argument(metavar="NOTEBOOK", help="Such as 02_oom_free. All in notebooks/ if none is given.")
+    ] = None,
+    parameters: Annotated[
+        list[str] | None, typer.Option("-p", metavar="NAME VALUE", help="Set a parameter in every notebook that has it.")
+    ] = None,
+) -> None:
+    """Run the notebooks and print the table of criteria.
+
+    Executed notebooks, reports and the page index.html go to results/, figures to figures/. With -p OUTPUT_DIR FOLDER reports
+    and figures go to that folder instead, so that the committed figures stay as they are. The parameters of a notebook are
+    in its first code cell.
+
+    Example:
+
+        kvlib workbook 02_oom_free -p MAX_CACHE_TOKENS 600 -p OUTPUT_DIR results/small
+
+    Exit status: 0; 1 when a notebook did not finish, left no report or has a criterion that failed; 2 for a wrong argument.
+    """
+    from kvlib.lab.workbook import choose, run_workbook
+
+    try:
+        names, values = choose(notebooks or [], [tuple(pair.split("=", 1)) for pair in parameters or []])
+    except ValueError as error:
+        raise typer.BadParameter(str(error)) from error
+    raise typer.Exit(run_workbook(names, values))
+
+
+@app.command()
+def sweep(
+    notebook: Annotated[str, typer.Argument(metavar="NOTEBOOK", help="The notebook's path. It needs a parameter OUTPUT_DIR.")],
+    grid: Annotated[
+        list[str] | None,
+        typer.Option("-g", metavar="NAME=VALUE,...", help="The values of one parameter, as YAML. Repeat it for others."),
+    ] = None,
+    measure: Annotated[
+        str | None, typer.Option(metavar="NAME", help="The measurement to draw; by default the first that differs.")
+    ] = None,
+    out: Annotated[
+        str | None, typer.Option(metavar="FOLDER", help="Where results go; by default results/sweeps/NOTEBOOK.")
+    ] = None,
+    scheduler: Annotated[
+        str | None, typer.Option(metavar="ADDRESS", help="A running Dask cluster that sees the same folders.")
+    ] = None,
+    slurm: Annotated[
+        str | None, typer.Option(metavar="FILE.yml", help="Start workers with dask_jobqueue.SLURMCluster; see below.")
+    ] = None,
+) -> None:
+    """Run a notebook for every combination of parameters, in parallel.
+
+    Every combination is a run with a folder of its own: the executed notebook, log.txt, reports, figures. All measurements go
+    to sweep.parquet, and one of them is drawn in sweep.png and sweep.pdf. The same command continues after ctrl-C: finished
+    runs are kept, failed ones are done again, and those of a worker that died move to another. Runs take place on this
+    machine, one at a time on each GPU, or in up to four processes where there is none.
+
+    Example:
+
+        kvlib sweep notebooks/02_oom_free.ipynb -g MAX_CACHE_TOKENS=800,1300 -g CHUNK_FRAMES=2,4
+
+    With --scheduler, start the workers before:
+
+        dask worker ADDRESS --nthreads 1
+
+    The file for --slurm holds the keyword arguments of dask_jobqueue.SLURMCluster; cores is how many runs a job does at a time:
+
+        n_workers: 8
+        cores: 1
+        job_cpu: 8
+        memory: 64GB
+        walltime: "04:00:00"
+        job_extra_directives: ["--gres=gpu:1"]
+
+    Exit status: 0; 1 when a run failed or the figure could not be drawn as asked; 2 for a wrong argument; 130 after ctrl-C.
+    """
+    from kvlib.lab.sweep.grid import SweepError, read_sweep
+    from kvlib.lab.sweep.sweep import run_sweep
+
+    try:
+        chosen = read_sweep(notebook, grid or [], out, measure, scheduler, slurm)
+    except (FileNotFoundError, ValueError) as error:
+        raise typer.BadParameter(str(error)) from error
+    try:
+        raise typer.Exit(run_sweep(chosen))
+    except SweepError as error:
+        typer.echo(error, err=True)
+        raise typer.Exit(1) from error
+
+
+@app.command()
+def figures(
+    folders: Annotated[
+        list[Path] | None, typer.Argument(metavar="FOLDER", help="By default figures/ and figures/full_size/.")
+    ] = None,
+) -> None:
+    """Redraw the figures from the data stored beside them, without a model.
+
+    With FIGURE_LANG=zh in the environment the labels are in Chinese.
+
+    Exit status: 0; 2 for a folder without stored figures.
+    """
+    from kvlib.lab.figures.recipes import redraw
+    from kvlib.lab.report import paths
+
+    for folder in folders or [paths.FIGURES, paths.FIGURES / "full_size"]:
+        names = sorted(path.stem for path in (folder / "data").glob("*.json"))
+        if not names:
+            raise typer.BadParameter(
+                f"no stored figures in {folder / 'data'}: run the notebooks, or give a folder that has them"
+            )
+        for name in names:
+            redraw(name, folder)
+            typer.echo(paths.shown(folder / f"{name}.png"))
+
+
+@app.command()
+def ask(
+    video: Annotated[str, typer.Argument(metavar="VIDEO", help="A video file.")],
+    question: Annotated[str, typer.Argument(metavar="QUESTION", help="In quotes, such as 'What is the title of this video?'")],
+    at: Annotated[
+        float | None, typer.Option(metavar="SECONDS", min=0, help="Stream up to this second; by default to the end.")
+    ] = None,
+    model: Annotated[
+        str, typer.Option(metavar="PATH", help="Folder of a Qwen2.5-VL; by default QWEN_MODEL_PATH or the embedded reader.")
+    ] = "",
+    budget: Annotated[
+        int | None,
+        typer.Option(metavar="TOKENS", min=1, help=f"Most tokens stored; {READER_BUDGET} for the reader, else {MODEL_BUDGET}."),
+    ] = None,
+) -> None:
+    """Stream a video and answer one question about it.
+
+    The video is sampled at 2 frames per second, two frames a chunk. What does not fit into the budget is evicted: the first
+    chunk and the newest stay. The answer is the likeliest one, not sampled; it goes to standard output, the progress bar to
+    standard error.
+
+    Example:
+
+        kvlib ask data/clips/lyrics.mp4 'What is the title of this video?' --at 20
+
+    Exit status: 0; 2 for a wrong argument, such as a file that is not a video.
+    """
+    from kvlib.lab.ask import ask_video
+    from kvlib.lab.report import paths
+
+    try:
+        path = paths.model_path(model)
+        budget = budget or (READER_BUDGET if Path(path) == paths.READER else MODEL_BUDGET)
+        typer.echo(ask_video(paths.resolve(video), question, path, budget, at))
+    except (FileNotFoundError, ValueError) as error:
+        raise typer.BadParameter(str(error)) from error
+
+
+@app.command()
+def doctor(
+    model: Annotated[
+        str | None, typer.Option(metavar="PATH", help="Folder of a Qwen2.5-VL: would it load, and what fits beside it?")
+    ] = None,
+) -> None:
+    """Show in a few seconds what this machine can do; no weights are loaded.
+
+    Versions, GPU and memory, which attention kernels and CUDA graphs are used, and what is needed for video, the browser test
+    and Chinese figures. With --model also whether the checkpoint would load, how many tokens a chunk takes, how many tokens
+    fit into the memory that is free now, and the command to go on with.
+
+    Exit status: 0; 1 when the model given would not load.
+    """
+    from kvlib.lab.doctor import print_table
+
+    raise typer.Exit(0 if print_table(model) else 1)

@@ -1,0 +1,21 @@
+"""The console command, as a shell would call it."""
+
+import re
+
+import pytest
+from typer.testing import CliRunner
+
+from kvlib.lab.cli import app
+
+
+@pytest.fixture
+def kvlib():
+    """Calls it: `kvlib("workbook", "-p", ...)` -> exit status, and all output on one line without frames around messages."""
+
+    def call(*arguments: str) -> tuple[int, str]:
+        result = CliRunner().invoke(app, list(arguments))
+        if result.exception is not None and not isinstance(result.exception, SystemExit):
+            raise result.exception
+        return result.exit_code, " ".join(re.sub("[│╭╮╰╯─]", " ", result.output).split())
+
+    return call

@@ -1,0 +1,130 @@
+"""The console command: help is quick and complete, options reach the code behind them, errors give the right exit status."""
+
+import re
+import shutil
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+import kvlib.lab.ask
+from kvlib import EvictionConfig
+from kvlib.lab.report import paths
+from kvlib.lab.study.synthetic import write_video
+from kvlib.video import VideoChunks
+
+COMMANDS = ("workbook", "sweep", "figures", "ask", "doctor")
+CLIP = paths.DATA / "clips/short.mp4"
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_help_explains_every_option_and_the_exit_status(kvlib, command):
+    status, shown = kvlib(command, "--help")
+    assert status == 0
+    assert f"Usage: root {command}" in shown and "Exit status: 0" in shown
+    options = {"workbook": ["-p"], "sweep": ["-g", "--measure", "--out", "--scheduler", "--slurm"], "figures": [],
+               "ask": ["--at", "--model", "--budget"], "doctor": ["--model"]}[command]  # fmt: skip
+    assert all(option in shown for option in options)
+
+
+def test_help_of_all_lists_the_commands(kvlib):
+    status, shown = kvlib("--help")
+    assert status == 0 and all(command in shown for command in COMMANDS)
+
+
+def test_help_loads_nothing_that_is_slow():
+    code = (
+        "import sys\nfrom kvlib.lab.cli import app\n"
+        "try:\n    app(['--help'])\nexcept SystemExit:\n    pass\n"
+        "print([name for name in ('torch', 'transformers', 'pandas', 'dask', 'papermill') if name in sys.modules])"
+    )
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert found.stdout.splitlines()[-1] == "[]"
+
+
+def test_a_sweep_that_cannot_be_read_is_a_wrong_argument(kvlib):
+    status, shown = kvlib("sweep", "absent.ipynb", "-g", "A=1")
+    assert status == 2 and "absent.ipynb" in shown
+    status, shown = kvlib("sweep", "notebooks/02_oom_free.ipynb")
+    assert status == 2 and "the grid is empty: give at least one -g NAME=VALUE,VALUE" in shown
+
+
+def test_a_sweep_gets_its_options_and_gives_its_exit_status(kvlib, monkeypatch, tmp_path):
+    given = []
+    monkeypatch.setattr("kvlib.lab.sweep.sweep.run_sweep", lambda sweep: given.append(sweep) or 130)
+    options = ["-g", "CHUNK_FRAMES=2,4", "-g", "SAMPLE_FPS=1e-1", "--measure", "speed", "--out", str(tmp_path)]
+    status, _ = kvlib("sweep", "notebooks/02_oom_free.ipynb", *options, "--scheduler", "tcp://host:8786")
+    assert status == 130
+    (sweep,) = given
+    assert sweep.grid == {"CHUNK_FRAMES": [2, 4], "SAMPLE_FPS": [0.1]}
+    assert (sweep.notebook.name, sweep.out, sweep.measure) == ("02_oom_free.ipynb", tmp_path, "speed")
+    assert (sweep.scheduler, sweep.slurm) == ("tcp://host:8786", None)
+
+
+def test_a_sweep_without_workers_has_failed(kvlib, tmp_path, monkeypatch):
+    monkeypatch.setattr("kvlib.lab.sweep.workers.Client", lambda address: (_ for _ in ()).throw(OSError("refused")))
+    grid, out = ["-g", "CHUNK_FRAMES=2"], ["--out", str(tmp_path)]
+    status, shown = kvlib("sweep", "notebooks/02_oom_free.ipynb", *grid, *out, "--scheduler", "tcp://host:8786")
+    assert status == 1 and "no Dask scheduler at tcp://host:8786" in shown and "Usage" not in shown
+
+
+def test_figures_are_redrawn_from_their_data(kvlib, tmp_path):
+    shutil.copytree(paths.FIGURES / "data", tmp_path / "data", ignore=lambda _, names: [n for n in names if "03_ttft" not in n])
+    status, shown = kvlib("figures", str(tmp_path))
+    assert status == 0 and shown == str(tmp_path / "03_ttft.png")
+    assert (tmp_path / "03_ttft.png").is_file()
+
+
+def test_a_folder_without_figures_is_a_wrong_argument(kvlib, tmp_path):
+    status, shown = kvlib("figures", str(tmp_path))
+    assert status == 2 and "no stored figures in" in shown
+
+
+@pytest.fixture
+def tiny(model, processor, monkeypatch):
+    """The tiny random model in the place of whatever `ask` would load; collects the paths that were asked for."""
+    asked = []
+    monkeypatch.setattr(kvlib.lab.ask, "load", lambda path: asked.append(path) or (model, processor))
+    return asked
+
+
+def test_a_question_about_a_video(kvlib, tiny, engine):
+    status, shown = kvlib("ask", str(CLIP), "What?", "--budget", "300")
+    assert status == 0 and tiny == [str(paths.READER)]
+    expected = engine(EvictionConfig(300))
+    for _, frames in VideoChunks(CLIP):
+        expected.append_video_chunk(frames, 2.0)
+    answer, _ = expected.ask("What?", do_sample=False)
+    assert shown.endswith(" ".join(answer.split()))
+
+
+def test_frames_after_the_moment_are_not_seen(engine, tmp_path):
+    """A video of 8 s at 2 frames per second: frame i is shown at i / 2 s, so that up to 2.6 s there are six."""
+    frames = [np.full((56, 84, 3), 10 * i, np.uint8) for i in range(16)]
+    write_video(tmp_path / "grey.mp4", frames, fps=2.0)
+    for at, count in ((0, 1), (0.4, 1), (0.5, 2), (2.4, 5), (2.6, 6), (100, 16)):
+        used, seen = engine(), []
+        used.append_video_chunk = lambda frames, fps, used=used, seen=seen: seen.extend(frames) or real(used, frames, fps)
+        kvlib.lab.ask.stream_until(used, VideoChunks(tmp_path / "grey.mp4"), at)
+        assert len(seen) == count, at
+        assert [round(float(frame.mean()) / 10) for frame in seen] == list(range(count))
+
+
+def real(engine, frames, fps):
+    return type(engine).append_video_chunk(engine, frames, fps)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["nowhere.mp4", "What?"], "no video file at .*nowhere.mp4"),
+        ([str(CLIP), "What?", "--model", "/nowhere"], "no model directory at /nowhere"),
+        ([str(CLIP), " "], "the question is empty"),
+        ([str(CLIP), "What?", "--budget", "20"], "raise max_cache_tokens"),
+        ([str(CLIP), "What?", "--at", "-1"], "--at.*greater than or equal to 0"),
+    ],
+)
+def test_what_cannot_be_asked_is_a_wrong_argument(kvlib, tiny, arguments, message):
+    status, shown = kvlib("ask", *arguments)
+    assert status == 2 and re.search(message, shown), shown
