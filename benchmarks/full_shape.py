@@ -1,11 +1,12 @@
-"""Drive a checkpoint directory of Qwen2.5-VL's full shapes, with random weights, on a CUDA device.
+"""Run a checkpoint with the full shapes of Qwen2.5-VL and random weights on a CUDA device.
 
-It shows that the loading path, the memory and the counters hold for the real model, not that answers make sense:
+It checks loading, memory and counters at the size of the real model. Answers of random weights mean nothing:
 
     python benchmarks/full_shape.py --shapes 3b --budget 50000 --chunks 14
 
-The checkpoint is written to a temporary folder (7.5 GB for 3b, 16.6 GB for 7b), loaded as a user's would be, and watches
-frames of 1920x1080, 4 per chunk, under a cap of 23.3 GiB. Prints one JSON object; exit status 1 when an expectation fails.
+The checkpoint is written to a temporary folder (7.5 GB for 3b, 16.6 GB for 7b) and loaded in the usual way. It processes
+frames of 1920x1080, 4 per chunk, with device memory limited to 23.3 GiB. Prints one JSON object. The exit status is 1 when a
+check fails.
 """
 
 import argparse
@@ -25,11 +26,11 @@ from kvlib.ops.positions import text_positions
 from kvlib.ops.vision import VisionTower
 
 BF16 = 2
-BF16_ERROR = 0.05  # relative: what bf16 rounding leaves between two orders of summation over all layers
+BF16_ERROR = 0.05  # relative: two orders of summation in bf16 differ by no more over all layers
 
 
 def write_checkpoint(name: str, path: str) -> None:
-    """A checkpoint as a user would have it."""
+    """Write a checkpoint of shapes `name` (weights, tokenizer and image settings) to the folder `path`."""
     processor = shapes.processor()
     shapes.model(name, processor.tokenizer, "cuda").save_pretrained(path)
     processor.tokenizer.save_pretrained(path)
@@ -37,7 +38,7 @@ def write_checkpoint(name: str, path: str) -> None:
 
 
 def stream(model, processor, budget: int, mode: str, chunks: int) -> dict:
-    """Watch `chunks` random 1080p chunks, ask once, and return what was counted and measured."""
+    """Process `chunks` random 1080p chunks, ask once, and return counters, times (s) and memory."""
     torch.cuda.reset_peak_memory_stats()
     engine = VideoStreamingInference(model, processor, "cuda", EvictionConfig(budget, position_mode=mode))
     generator, seconds, lengths = torch.Generator().manual_seed(0), [], []
@@ -69,8 +70,8 @@ def stream(model, processor, budget: int, mode: str, chunks: int) -> dict:
 
 @torch.no_grad()
 def errors(model) -> dict[str, float]:
-    """How far our vision tower and language model are from transformers' own forward on this device: ||ours - theirs|| /
-    ||theirs||, two temporal grids of 36 x 64 patches, and 700 tokens behind 300."""
+    """Relative differences ||ours - theirs|| / ||theirs|| of the vision tower and the language model to transformers' own
+    forward on this device, for two temporal grids of 36 x 64 patches, and for 700 tokens after 300 cached ones."""
     grid, generator = (2, 36, 64), torch.Generator("cuda").manual_seed(0)
     visual, language = model.model.visual, model.model.language_model
     patches = torch.randn(grid[0] * grid[1] * grid[2], 1176, device="cuda", generator=generator)

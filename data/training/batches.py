@@ -18,7 +18,8 @@ def to_device(batch: dict, device) -> dict:
 
 
 class Uploader:
-    """Copies batches to the device from pinned memory on a CUDA stream of its own, so that the trainer does not wait for them."""
+    """Copies batches to the device from pinned memory on a CUDA stream of its own, so that the trainer does not wait for
+    them."""
 
     def __init__(self, device):
         self.device = device

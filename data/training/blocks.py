@@ -43,8 +43,8 @@ def text_block(layer, hidden, cos, sin, mask):
 
 
 def branch_mask(branch: torch.Tensor, limit: torch.Tensor) -> torch.Tensor:
-    """Attention mask, bool [B, 1, L, L]: a token attends to itself and earlier tokens of its branch, and to the stream up to its
-    limit. branch and limit int64 [B, L] as in `Packer.batch`."""
+    """Attention mask, bool [B, 1, L, L]: a token attends to itself and earlier tokens of its branch, and to the stream up to
+    its limit. branch and limit int64 [B, L] as in `Packer.batch`."""
     order = torch.arange(branch.shape[1], device=branch.device)
     same = branch[:, :, None] == branch[:, None]
     visible = (branch[:, None] == 0) & (order[None, None] < limit[:, :, None])

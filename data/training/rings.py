@@ -71,7 +71,8 @@ def training_rings(capacity: int, device) -> dict[tuple[int, int], Ring]:
 
 
 class Pool:
-    """All rings, filled by a thread from the workers' files. The texts of every block for training are put into the queue `news`."""
+    """All rings, filled by a thread from the workers' files. The texts of every block for training are put into the queue
+    `news`."""
 
     def __init__(self, folder: Path, capacity: int, device, news):
         self.folder, self.news = folder, news

@@ -142,8 +142,8 @@ def draw_question(rng: random.Random, kind: str, color: str | None) -> str:
 
 
 def draw_batch(packer: Packer, ring: Ring, grid, chunks: int, per_chunk: int, count: int, questions: int, rng, max_text=None):
-    """A batch of `count` streams of `chunks` chunks, drawn from `ring`: its arrays as `Packer.batch` returns them, and the indices
-    int64 [count * chunks * per_chunk] of its clips.
+    """A batch of `count` streams of `chunks` chunks, drawn from `ring`: its arrays as `Packer.batch` returns them, and the
+    indices int64 [count * chunks * per_chunk] of its clips.
 
     With `questions` = 0 there are no arrays. `max_text` limits the length of the texts, in characters.
     """

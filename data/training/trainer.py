@@ -34,7 +34,8 @@ class Trainer(nn.Module):
         self.glyph_loss = torch.compile(self.glyph_loss, dynamic=True)
 
     def distort(self, pixels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Distort pixels [N, 6, H, W]: half of the clips are made narrower, lower and slanted, a quarter get bolder or thinner strokes.
+        """Distort pixels [N, 6, H, W]: half of the clips are made narrower, lower and slanted, a quarter get bolder or
+        thinner strokes.
 
         Returns the pixels and the affine maps [N, 2, 3] from new to old coordinates.
         """
@@ -74,8 +75,8 @@ class Trainer(nn.Module):
         return split.permute(0, 3, 6, 4, 7, 2, 1, 5, 8).reshape(n, rows * columns * 4, -1)
 
     def vision_tables(self, grid: tuple[int, int]):
-        """Of a grid: cos and signed sin [patches, 1, head dim], and the window mask bool [patches, patches]. The four patches of a
-        merged patch follow one another."""
+        """Of a grid: cos and signed sin [patches, 1, head dim], and the window mask bool [patches, patches]. The four patches
+        of a merged patch follow one another."""
         if grid not in self.tables:
             visual = self.model.model.visual
             thw = torch.tensor([[1, grid[0] * MERGE, grid[1] * MERGE]])
