@@ -13,17 +13,16 @@ import argparse
 import json
 import tempfile
 import time
+from itertools import pairwise
 
+import internals
 import shapes
 import torch
 from transformers import DynamicCache
 
 from kvlib import EvictionConfig, StreamQwenModel, VideoStreamingInference, load_processor
-from kvlib.cache import StreamCache
 from kvlib.lab.study import experiments
-from kvlib.ops.language import run
 from kvlib.ops.positions import text_positions
-from kvlib.ops.vision import VisionTower
 
 BF16 = 2
 BF16_ERROR = 0.05  # relative: two orders of summation in bf16 differ by no more over all layers
@@ -64,7 +63,7 @@ def stream(model, processor, budget: int, mode: str, chunks: int) -> dict:
         "peak_gib": torch.cuda.max_memory_allocated() / 2**30,
         **info["eviction_stats"],
         **metrics,
-        "bytes_per_token": info["cache_bytes"] / engine.cache_manager.cache.layers[0].capacity,
+        "bytes_per_token": info["cache_bytes"] / internals.capacity_of(engine),
     }
 
 
@@ -75,18 +74,17 @@ def errors(model) -> dict[str, float]:
     grid, generator = (2, 36, 64), torch.Generator("cuda").manual_seed(0)
     visual, language = model.model.visual, model.model.language_model
     patches = torch.randn(grid[0] * grid[1] * grid[2], 1176, device="cuda", generator=generator)
-    seen = VisionTower(visual)(patches, grid)
+    seen = internals.vision_features(visual, patches, grid)
     theirs = visual(patches.to(torch.bfloat16), grid_thw=torch.tensor([grid], device="cuda")).pooler_output
     found = {"vision": ((seen - theirs).float().norm() / theirs.float().norm()).item()}
     embeddings = torch.randn(1, 1000, seen.shape[1], device="cuda", generator=generator).to(torch.bfloat16)
-    cache, other = StreamCache(len(language.layers), 1000), DynamicCache()
-    for first, last in ((0, 300), (300, 1000)):
-        positions = text_positions(last - first, first)
-        mine = run(language, cache.layers, embeddings[:, first:last], positions)
+    parts, cache = (0, 300, 1000), DynamicCache()
+    mine = internals.hidden_in_parts(language, embeddings, parts)
+    for first, last in pairwise(parts):
         theirs = language(
             inputs_embeds=embeddings[:, first:last],
-            position_ids=positions[:, None].cuda(),
-            past_key_values=other,
+            position_ids=text_positions(last - first, first)[:, None].cuda(),
+            past_key_values=cache,
             use_cache=True,
         ).last_hidden_state
     return found | {"language": ((mine - theirs).float().norm() / theirs.float().norm()).item()}

@@ -1,12 +1,16 @@
 """All that the benchmarks use of the engine beside its public interface: a change inside the engine is followed here alone."""
 
 from collections.abc import Callable, Sequence
+from itertools import pairwise
 
 import torch
 
 from kvlib import VideoStreamingInference, stream
+from kvlib.cache import StreamCache
 from kvlib.ops.attention import attend
+from kvlib.ops.language import run
 from kvlib.ops.positions import text_positions
+from kvlib.ops.vision import VisionTower
 
 
 def turn_tokens(engine: VideoStreamingInference, first: bool) -> tuple[torch.Tensor, torch.Tensor]:
@@ -60,3 +64,22 @@ def fill_with_chunks(engine: VideoStreamingInference, chunk: int, tokens: int, s
 def chunk_attention(q: torch.Tensor, keys: torch.Tensor, values: torch.Tensor) -> torch.Tensor:
     """The engine's attention of new tokens' queries [1, heads, n, head dim] over the past and themselves."""
     return attend(q, keys, values)
+
+
+def capacity_of(engine: VideoStreamingInference) -> int:
+    """The number of tokens for which the cache holds memory."""
+    return engine.cache_manager.cache.layers[0].capacity
+
+
+def vision_features(visual, patches: torch.Tensor, grid: tuple[int, int, int]) -> torch.Tensor:
+    """Features [merged patches, hidden] of patches [t * h * w, 1176] of a `grid` (t, h, w), by the engine's vision tower."""
+    return VisionTower(visual)(patches, grid)
+
+
+def hidden_in_parts(language, embeddings: torch.Tensor, bounds: Sequence[int]) -> torch.Tensor:
+    """The engine's hidden states [1, n, hidden] of the last part, after the parts of `embeddings` [1, tokens, hidden] between
+    successive `bounds` were appended one by one."""
+    cache = StreamCache(len(language.layers), bounds[-1])
+    for first, last in pairwise(bounds):
+        hidden = run(language, cache.layers, embeddings[:, first:last], text_positions(last - first, first))
+    return hidden

@@ -6,12 +6,14 @@ import sys
 import pytest
 import torch
 
+from kvlib import EvictionConfig
 from kvlib.lab.report import paths
 
 FOLDER = paths.ROOT / "benchmarks"
 sys.path.insert(0, str(FOLDER))
 
 import draw  # noqa: E402
+import internals  # noqa: E402
 import logits  # noqa: E402
 import measure  # noqa: E402
 import methods  # noqa: E402
@@ -37,6 +39,26 @@ def test_a_filled_cache_evicts_a_chunk_for_a_chunk(model, processor, frames, mod
     assert info["eviction_stats"]["total_evictions"] == 3  # two to warm up and two measured, the first of which still fits
     assert set(measured["seconds"]) == {"prepare", "vision", "evict", "evict, mean", "language", "chunk"}
     assert measured["seconds"]["chunk"] > measured["seconds"]["vision"] > 0
+
+
+@torch.no_grad()
+def test_the_parts_that_full_shape_compares_are_those_of_transformers(model):
+    visual, language = model.model.visual, model.model.language_model
+    patches, grid = torch.randn(2 * 4 * 6, 1176), (2, 4, 6)
+    expected = visual(patches, grid_thw=torch.tensor([grid])).pooler_output
+    torch.testing.assert_close(internals.vision_features(visual, patches, grid), expected, rtol=1e-4, atol=1e-4)
+    embeddings = torch.randn(1, 20, language.config.hidden_size)
+    expected = language(inputs_embeds=embeddings, position_ids=torch.arange(20).expand(3, 1, -1)).last_hidden_state
+    found = internals.hidden_in_parts(language, embeddings, (0, 7, 20))
+    torch.testing.assert_close(found, expected[:, 7:], rtol=1e-4, atol=1e-4)
+
+
+def test_a_token_takes_the_bytes_of_its_keys_and_values(engine, model, frames):
+    streamed, text = engine(EvictionConfig(300)), model.config.text_config
+    info = streamed.append_video_chunk(frames(2))
+    head = text.hidden_size // text.num_attention_heads
+    expected = text.num_hidden_layers * 2 * text.num_key_value_heads * head * 4  # bytes, fp32
+    assert info["cache_bytes"] / internals.capacity_of(streamed) == expected
 
 
 def test_attention_operations_are_those_that_are_not_masked(model):
