@@ -11,7 +11,6 @@ import torch
 from kvlib.lab.report import paths
 from kvlib.lab.study.synthetic import dejavu_fonts
 from kvlib.ops.positions import chunk_positions
-from kvlib.ops.vision import VisionTower
 
 sys.path.insert(0, str(paths.ROOT / "data"))
 
@@ -149,8 +148,8 @@ def test_training_continues_from_a_shallower_vision_tower(tmp_path):
     shallow.config.vision_config.depth = 5
     shallow.save_pretrained(tmp_path)
     checkpoint.continue_from(deep, tmp_path)
-    patches, grid = torch.randn(200, 1176), (1, 10, 20)
-    towers = [VisionTower(model.model.visual)(patches, grid) for model in (shallow, deep)]
+    patches, grid = torch.randn(200, 1176), torch.tensor([[1, 10, 20]])
+    towers = [model.model.visual(patches, grid_thw=grid).pooler_output for model in (shallow, deep)]
     torch.testing.assert_close(towers[1], towers[0])
     for name, tensor in shallow.model.language_model.state_dict().items():
         assert torch.equal(deep.model.language_model.state_dict()[name], tensor), name
