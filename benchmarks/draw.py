@@ -1,6 +1,6 @@
-"""Judge and draw what `speed.py` measured: `python benchmarks/draw.py benchmarks/results/h200_3b.json`.
+"""Compare what `speed.py` measured with targets, and draw it: `python benchmarks/draw.py benchmarks/results/h200_3b.json`.
 
-Writes a table of bars as text and a figure as PDF and PNG beside the JSON file; needs no model and no GPU.
+Writes the tables as text and a figure as PDF and PNG beside the JSON file. Needs no model and no GPU.
 """
 
 import argparse
@@ -13,18 +13,18 @@ import pandas as pd
 from kvlib.lab.figures.plots import BLUE, GREEN, GREY, ORANGE, RED, STYLE, TWO_COLUMNS
 
 STAGES = {"prepare": GREY, "vision": BLUE, "evict": RED, "language": ORANGE}
-CONTENDERS = {"plain": GREY, "re-rotated": ORANGE, "kvlib": BLUE, "kvlib, 8-bit": GREEN}
+METHODS = {"plain": GREY, "re-rotated": ORANGE, "kvlib": BLUE, "kvlib, 8-bit": GREEN}
 LONGEST = "130000"
 
 
 def table(found: dict) -> pd.DataFrame:
-    """A row for every contender and size."""
+    """A row [tokens, method, seconds of each stage, ttft, token, peak_gib] for every method and size; times in seconds."""
     rows = [row for row in found["runs"] if "seconds" in row]
     return pd.DataFrame(
         [
             dict(
                 tokens=row["tokens"],
-                contender=row["contender"],
+                method=row["method"],
                 **row["seconds"],
                 ttft=row["ttft"],
                 token=1 / row["decode_tokens_per_s"],
@@ -36,8 +36,8 @@ def table(found: dict) -> pd.DataFrame:
 
 
 def bars(found: dict) -> list[tuple[str, str, str, bool | None]]:
-    """(what, measured, bar, met) of everything that this file can judge; `met` is None where it was not measured."""
-    rows, judged = table(found).set_index(["tokens", "contender"]), []
+    """Every target that applies to this file: (what, measured, target, met). `met` is None where it was not measured."""
+    rows, judged = table(found).set_index(["tokens", "method"]), []
 
     def judge(what: str, value: float | None, unit: str, bar: float, at_least: bool) -> None:
         met = None if value is None else bool(value >= bar if at_least else value <= bar)
@@ -71,8 +71,8 @@ def bars(found: dict) -> list[tuple[str, str, str, bool | None]]:
 
 
 def roofline(found: dict) -> pd.DataFrame:
-    """Per size: the operations of a chunk, the seconds that they take at the measured rate of a matrix product, and ours."""
-    rows, rate = table(found).set_index(["tokens", "contender"]), found["ceilings"]["matmul_flops"]
+    """By size: the operations of a chunk, their time at the measured rate of a large matrix product, and kvlib's time."""
+    rows, rate = table(found).set_index(["tokens", "method"]), found["ceilings"]["matmul_flops"]
     return pd.DataFrame(
         [
             dict(
@@ -87,17 +87,17 @@ def roofline(found: dict) -> pd.DataFrame:
 
 
 def draw(found: dict):
-    """Seconds per chunk by stage, milliseconds per decoded token and to the first, and what fits."""
+    """A figure of seconds per chunk by stage, milliseconds per decoded token and to the first one, and tokens that fit."""
     rows = table(found)
-    sizes, present = sorted(rows["tokens"].unique()), [c for c in CONTENDERS if c in set(rows["contender"])]
+    sizes, present = sorted(rows["tokens"].unique()), [c for c in METHODS if c in set(rows["method"])]
     with plt.rc_context(STYLE):
         largest = found.get("largest")
         widths = (1.6, 1, 1) if largest else (1.6, 1)
         fig, (chunk, token, *rest) = plt.subplots(1, len(widths), figsize=(TWO_COLUMNS, 2.7), width_ratios=widths)
         places, labels = [], []
         for group, size in enumerate(sizes):
-            for i, contender in enumerate(present):
-                row = rows[(rows["tokens"] == size) & (rows["contender"] == contender)]
+            for i, method in enumerate(present):
+                row = rows[(rows["tokens"] == size) & (rows["method"] == method)]
                 if row.empty:
                     continue
                 place, bottom = group * (len(present) + 1) + i, 0.0
@@ -108,7 +108,7 @@ def draw(found: dict):
                     )
                     bottom += height
                 places.append(place)
-                labels.append(contender)
+                labels.append(method)
             chunk.annotate(
                 f"{size / 1000:g}k tokens", (group * (len(present) + 1) + (len(present) - 1) / 2, 1.0),
                 xycoords=("data", "axes fraction"), xytext=(0, -8), textcoords="offset points", ha="center", fontsize=7,
@@ -118,10 +118,10 @@ def draw(found: dict):
         chunk.margins(y=0.15)
         chunk.grid(axis="x", visible=False)
         fig.legend(*chunk.get_legend_handles_labels(), loc="outside lower left", ncols=len(STAGES), fontsize=6, columnspacing=1)
-        for contender in present:
-            part = rows[rows["contender"] == contender].sort_values("tokens")
-            token.plot(part["tokens"], 1e3 * part["token"], marker="o", color=CONTENDERS[contender], label=contender)
-            token.plot(part["tokens"], 1e3 * part["ttft"], marker="^", linestyle=":", color=CONTENDERS[contender])
+        for method in present:
+            part = rows[rows["method"] == method].sort_values("tokens")
+            token.plot(part["tokens"], 1e3 * part["token"], marker="o", color=METHODS[method], label=method)
+            token.plot(part["tokens"], 1e3 * part["ttft"], marker="^", linestyle=":", color=METHODS[method])
         token.set(
             xscale="log",
             yscale="log",
@@ -135,7 +135,7 @@ def draw(found: dict):
             *token.get_legend_handles_labels(), loc="outside lower right", ncols=len(present), fontsize=6, columnspacing=1
         )
         for fits in rest:
-            fits.bar(list(largest), [n / 1e3 for n in largest.values()], color=[CONTENDERS[c] for c in largest], width=0.6)
+            fits.bar(list(largest), [n / 1e3 for n in largest.values()], color=[METHODS[c] for c in largest], width=0.6)
             for i, n in enumerate(largest.values()):
                 fits.annotate(f"{n // 1000}k", (i, n / 1e3), xytext=(0, 2), textcoords="offset points", ha="center", fontsize=7)
             fits.set(ylabel="thousand tokens", title=f"What fits in {found['limit_bytes'] / 2**30:.1f} GiB")
@@ -147,7 +147,7 @@ def draw(found: dict):
 
 
 def text(found: dict) -> str:
-    """The bars, the floor and the run's provenance."""
+    """The report: provenance, targets, times, operations and long streams."""
     verdicts = {True: "met", False: "MISSED", None: "not measured"}
     judged = pd.DataFrame(bars(found), columns=["what", "measured", "bar", "met"])
     judged["met"] = judged["met"].map(verdicts)
@@ -161,7 +161,7 @@ def text(found: dict) -> str:
         f"torch {versions['torch']}, transformers {versions['transformers']}, {found['dtype']}, {found['weights']} weights, "
         f"medians of {found['parameters']['repeats']}; chunks of {found['chunk']['tokens']:,} tokens.",
         judged.to_string(index=False),
-        "Milliseconds of all contenders, and GiB at the peak:",
+        "Milliseconds of all methods, and GiB at the peak:",
         in_ms(table(found)).to_string(index=False, float_format="{:.2f}".format),
         f"What a chunk must compute, and how long that takes at the rate of a large matrix product, measured in the same run "
         f"({found['ceilings']['matmul_flops'] / 1e12:,.3g} TFLOP/s):",
@@ -173,7 +173,8 @@ def text(found: dict) -> str:
 
 
 def in_ms(rows: pd.DataFrame) -> pd.DataFrame:
-    times = [column for column in rows if column not in ("tokens", "contender", "peak_gib")]
+    """The rows of `table` with times in milliseconds."""
+    times = [column for column in rows if column not in ("tokens", "method", "peak_gib")]
     return rows.assign(**{column: 1e3 * rows[column] for column in times})
 
 

@@ -1,8 +1,9 @@
-"""What storing keys and values in 8 bits costs in answers: the embedded reader, the same streams, the same budget of tokens.
+"""How many answers of the embedded reader are lost when keys and values are stored in 8 bits.
 
     python benchmarks/eight_bit.py --streams 100 --out benchmarks/results/eight_bit.csv
 
-Every engine has the same sink, window and position mode ("remap") of 1,000 tokens. Writes a table with 95% intervals.
+Both engines process the same streams with a budget of 1,000 tokens and the position mode "remap". Only the stored dtype
+differs. Writes a table with 95% intervals.
 """
 
 import argparse
@@ -20,7 +21,7 @@ BUDGET, LENGTHS, AGES, SEED = 1000, (16, 48), (2, 4, 8), 0
 
 
 def storing(kv_dtype: torch.dtype | None):
-    """Makes engines that store keys and values so."""
+    """A function that makes an engine which stores keys and values in `kv_dtype`; None = the model's own dtype."""
     config = EvictionConfig(BUDGET, position_mode="remap")
     return lambda model, processor: VideoStreamingInference(model, processor, model.device, config, kv_dtype)
 

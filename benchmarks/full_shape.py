@@ -1,35 +1,35 @@
-"""Drive a checkpoint directory of Qwen2.5-VL's full shapes, with random weights, on a CUDA device.
+"""Run a checkpoint with the full shapes of Qwen2.5-VL and random weights on a CUDA device.
 
-It shows that the loading path, the memory and the counters hold for the real model, not that answers make sense:
+It checks loading, memory and counters at the size of the real model. Answers of random weights mean nothing:
 
     python benchmarks/full_shape.py --shapes 3b --budget 50000 --chunks 14
 
-The checkpoint is written to a temporary folder (7.5 GB for 3b, 16.6 GB for 7b), loaded as a user's would be, and watches
-frames of 1920x1080, 4 per chunk, under a cap of 23.3 GiB. Prints one JSON object; exit status 1 when an expectation fails.
+The checkpoint is written to a temporary folder (7.5 GB for 3b, 16.6 GB for 7b) and loaded in the usual way. It processes
+frames of 1920x1080, 4 per chunk, with device memory limited to 23.3 GiB. Prints one JSON object. The exit status is 1 when a
+check fails.
 """
 
 import argparse
 import json
 import tempfile
 import time
+from itertools import pairwise
 
+import internals
 import shapes
 import torch
 from transformers import DynamicCache
 
 from kvlib import EvictionConfig, StreamQwenModel, VideoStreamingInference, load_processor
-from kvlib.cache import StreamCache
 from kvlib.lab.study import experiments
-from kvlib.ops.language import run
 from kvlib.ops.positions import text_positions
-from kvlib.ops.vision import VisionTower
 
 BF16 = 2
-BF16_ERROR = 0.05  # relative: what bf16 rounding leaves between two orders of summation over all layers
+BF16_ERROR = 0.05  # relative: two orders of summation in bf16 differ by no more over all layers
 
 
 def write_checkpoint(name: str, path: str) -> None:
-    """A checkpoint as a user would have it."""
+    """Write a checkpoint of shapes `name` (weights, tokenizer and image settings) to the folder `path`."""
     processor = shapes.processor()
     shapes.model(name, processor.tokenizer, "cuda").save_pretrained(path)
     processor.tokenizer.save_pretrained(path)
@@ -37,7 +37,7 @@ def write_checkpoint(name: str, path: str) -> None:
 
 
 def stream(model, processor, budget: int, mode: str, chunks: int) -> dict:
-    """Watch `chunks` random 1080p chunks, ask once, and return what was counted and measured."""
+    """Process `chunks` random 1080p chunks, ask once, and return counters, times (s) and memory."""
     torch.cuda.reset_peak_memory_stats()
     engine = VideoStreamingInference(model, processor, "cuda", EvictionConfig(budget, position_mode=mode))
     generator, seconds, lengths = torch.Generator().manual_seed(0), [], []
@@ -63,29 +63,28 @@ def stream(model, processor, budget: int, mode: str, chunks: int) -> dict:
         "peak_gib": torch.cuda.max_memory_allocated() / 2**30,
         **info["eviction_stats"],
         **metrics,
-        "bytes_per_token": info["cache_bytes"] / engine.cache_manager.cache.layers[0].capacity,
+        "bytes_per_token": info["cache_bytes"] / internals.capacity_of(engine),
     }
 
 
 @torch.no_grad()
 def errors(model) -> dict[str, float]:
-    """How far our vision tower and language model are from transformers' own forward on this device: ||ours - theirs|| /
-    ||theirs||, two temporal grids of 36 x 64 patches, and 700 tokens behind 300."""
+    """Relative differences ||ours - theirs|| / ||theirs|| of the vision tower and the language model to transformers' own
+    forward on this device, for two temporal grids of 36 x 64 patches, and for 700 tokens after 300 cached ones."""
     grid, generator = (2, 36, 64), torch.Generator("cuda").manual_seed(0)
     visual, language = model.model.visual, model.model.language_model
     patches = torch.randn(grid[0] * grid[1] * grid[2], 1176, device="cuda", generator=generator)
-    seen = VisionTower(visual)(patches, grid)
+    seen = internals.vision_features(visual, patches, grid)
     theirs = visual(patches.to(torch.bfloat16), grid_thw=torch.tensor([grid], device="cuda")).pooler_output
     found = {"vision": ((seen - theirs).float().norm() / theirs.float().norm()).item()}
     embeddings = torch.randn(1, 1000, seen.shape[1], device="cuda", generator=generator).to(torch.bfloat16)
-    cache, other = StreamCache(len(language.layers), 1000), DynamicCache()
-    for first, last in ((0, 300), (300, 1000)):
-        positions = text_positions(last - first, first)
-        mine = run(language, cache.layers, embeddings[:, first:last], positions)
+    parts, cache = (0, 300, 1000), DynamicCache()
+    mine = internals.hidden_in_parts(language, embeddings, parts)
+    for first, last in pairwise(parts):
         theirs = language(
             inputs_embeds=embeddings[:, first:last],
-            position_ids=positions[:, None].cuda(),
-            past_key_values=other,
+            position_ids=text_positions(last - first, first)[:, None].cuda(),
+            past_key_values=cache,
             use_cache=True,
         ).last_hidden_state
     return found | {"language": ((mine - theirs).float().norm() / theirs.float().norm()).item()}

@@ -1,4 +1,4 @@
-"""Qwen2.5-VL in the shapes of the published checkpoints, with random weights: time and memory do not depend on their values."""
+"""Models with the shapes of the published Qwen2.5-VL checkpoints and random weights, on which time and memory do not depend."""
 
 import torch
 from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
@@ -7,21 +7,21 @@ from kvlib import load_processor
 from kvlib.lab.report import paths
 from kvlib.model import Processor
 
-SHAPES = {  # of the published config.json files
+SHAPES = {  # from the published config.json files
     "3b": dict(hidden_size=2048, intermediate_size=11008, num_hidden_layers=36, num_attention_heads=16, num_key_value_heads=2),
     "7b": dict(hidden_size=3584, intermediate_size=18944, num_hidden_layers=28, num_attention_heads=28, num_key_value_heads=4),
 }
 
 
 def processor() -> Processor:
-    """The reader's tokenizer, with Qwen's own limits of image sizes."""
+    """The embedded reader's tokenizer with Qwen's own pixel limits."""
     made = load_processor(paths.READER)
     made.image_processor.size = {"shortest_edge": 56 * 56, "longest_edge": 28 * 28 * 16384}
     return made
 
 
 def model(shapes: str, tokenizer, device) -> Qwen2_5_VLForConditionalGeneration:
-    """bf16 weights of the given shapes on `device`."""
+    """A model of the given shapes on `device`, with random bf16 weights (seed 0)."""
     text, ids = SHAPES[shapes], tokenizer.get_vocab()
     config = Qwen2_5_VLConfig(
         text_config=dict(

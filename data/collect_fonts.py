@@ -1,11 +1,12 @@
-"""Collect the font faces that the reader is trained on, by rule, and split them by family.
+"""Collect font faces for the reader's training and evaluation, and split them by family.
 
     python data/collect_fonts.py .fonts [folder with .ttf/.otf files ...]
 
-A face is admitted when it has all 95 printable ASCII glyphs, its 94 visible glyphs are pairwise distinct at 32 px, and it is
-no script, blackletter, symbol, small-capitals or outline face by name. DejaVu and every family whose checksum falls into one
-tenth are held out (`is_held_out`), less what looks like a training family (`separate_twins`). Faces are cut down to ASCII,
-without hinting programs, and written with `fonts.json` into the first folder.
+A face is admitted when it has all 95 printable ASCII glyphs, when its 94 visible glyphs differ from each other at 32 px, and
+when its name is not that of a script, blackletter, symbol, small-capitals or outline face. DejaVu and a tenth of the other
+families, chosen by checksum, are held out (`is_held_out`). Held-out families that look like a training family are moved to
+training (`separate_twins`); training families that look like DejaVu are dropped. Faces are reduced to ASCII without hinting
+and written with `fonts.json` into the first folder.
 """
 
 import json
@@ -23,9 +24,10 @@ from PIL import Image, ImageDraw, ImageFont
 logging.getLogger("fontTools").setLevel(logging.CRITICAL)
 
 ASCII = [chr(code) for code in range(32, 127)]
-SHAPES = "".join(c for c in map(chr, range(48, 123)) if c.isalnum() and c not in "IOl")  # what tells designs apart
-TWIN = 0.97  # cosine of two faces' glyph pictures from which on they count as the same design
-PER_FAMILY = 4  # faces of one family, so that no foundry dominates
+# Letters and digits, without those that look alike within one design.
+SHAPES = "".join(c for c in map(chr, range(48, 123)) if c.isalnum() and c not in "IOl")
+TWIN = 0.97  # cosine of two faces' glyph pictures above which they count as one design
+PER_FAMILY = 4  # at most so many faces of one family
 EXCLUDED = re.compile(
     r"noto(?!(sans|serif|sansmono|sansdisplay|serifdisplay)$)|chorus|chancery|script|fraktur|symbol|dingb|emoji|icon|math|"
     r"music|braille|humor|outline|hollow|shadow|initial|smallcap|caps|unslanted|lmromandunh|fib|funny|ocr|pixel|bitmap|hermetic|"
@@ -33,7 +35,7 @@ EXCLUDED = re.compile(
     re.I,
 )
 DEJAVU = ("dejavu", "bitstreamvera", "hack", "waree", "arev", "veranda")
-CLONES = (  # redrawings of the same classic designs under several names: all in training, so none leaks into the held-out
+CLONES = (  # the same classic designs under several names: all in training, so that none is held out too
     *("texgyre", "p052", "c059", "urw", "nimbus", "free", "liberation", "arimo", "cousine", "tinos", "carlito", "lato"),
     *("cmu", "latinmodern", "tlwg", "garuda", "loma", "kinnari", "norasi", "umpush", "laksaman", "gwmono", "century"),
     *("stix", "xits", "caslon", "centurycat", "gfs", "qt", "ae"),
@@ -41,7 +43,8 @@ CLONES = (  # redrawings of the same classic designs under several names: all in
 
 
 def family_of(font: TTFont) -> str:
-    """The family's name, without the words for widths, weights and optical sizes: one key for all that look alike."""
+    """The family's name in lower case without the words for width, weight and optical size, as a key for faces that look
+    alike."""
     name = str(font["name"].getBestFamilyName() or "?")
     name = re.sub(
         r"\b(sans ?mono|thin|light|medium|semibold|bold|black|condensed|narrow|display|caption|extra)\b",
@@ -57,7 +60,7 @@ def _keep_mono(match: re.Match) -> str:
 
 
 def glyphs_distinct(path: Path) -> bool:
-    """Whether the 94 visible ASCII glyphs give 94 different, non-empty pictures at 32 px."""
+    """Whether the 94 visible ASCII characters give 94 different pictures at 32 px, none of them empty."""
     font = ImageFont.truetype(str(path), 32, layout_engine=ImageFont.Layout.BASIC)
     pictures = set()
     for char in ASCII[1:]:
@@ -68,14 +71,15 @@ def glyphs_distinct(path: Path) -> bool:
 
 
 def is_held_out(family: str) -> bool:
-    """DejaVu, what shares its letter shapes, and a tenth of the other families; names alike in five letters stay together."""
+    """True for DejaVu, for families with its letter shapes, and for a tenth of the others. The first five letters decide, so
+    that related names are on the same side."""
     if family.startswith(DEJAVU):
         return True
     return not family.startswith(CLONES) and zlib.crc32(family[:5].encode()) % 10 == 0
 
 
 def signature(path: Path) -> np.ndarray:
-    """The letters and digits at equal cap height, as one vector of length 1: equal designs have a cosine near 1."""
+    """Pictures of `SHAPES` at equal cap height, fp32 [characters * 576] with norm 1. Equal designs have a cosine near 1."""
     probe = ImageFont.truetype(str(path), 48, layout_engine=ImageFont.Layout.BASIC).getbbox("H", anchor="ls")
     font = ImageFont.truetype(
         str(path), max(8, round(48 * 24 / max(1, probe[3] - probe[1]))), layout_engine=ImageFont.Layout.BASIC
@@ -91,7 +95,8 @@ def signature(path: Path) -> np.ndarray:
 
 
 def separate_twins(split: dict, folder: Path) -> None:
-    """Part what looks alike under two names: training twins of DejaVu are dropped, other held-out twins go to training."""
+    """Separate families that look alike under two names, in place: training families that look like DejaVu are dropped, and
+    other held-out families that look like a training family move to training."""
     signatures = {
         family: np.stack([signature(folder / face) for face in faces])
         for families in split.values()
@@ -115,7 +120,7 @@ def separate_twins(split: dict, folder: Path) -> None:
 
 
 def cut_to_ascii(font: TTFont, target: Path) -> None:
-    """Write the face with its printable ASCII glyphs only."""
+    """Write the face with only its printable ASCII glyphs to `target`."""
     options = subset.Options(hinting=False, notdef_outline=True, layout_features=["kern"], name_IDs=[1, 2, 4, 16, 17])
     cutter = subset.Subsetter(options)
     cutter.populate(text="".join(ASCII))
@@ -124,7 +129,7 @@ def cut_to_ascii(font: TTFont, target: Path) -> None:
 
 
 def collect(folders: list[Path], out: Path) -> dict:
-    """Admit, split and write; returns {"train"|"held_out": {family: [file names]}}."""
+    """Admit, split and write the faces found in `folders`; returns {"train" or "held_out": {family: [file names]}}."""
     out.mkdir(parents=True, exist_ok=True)
     split: dict = {"train": {}, "held_out": {}}
     seen = set()

@@ -1,10 +1,10 @@
-"""Measure the reader on what training never used: held-out lines, font families and layouts, through the engine on real video.
+"""Evaluate the reader on lines, font families and layouts that training never used, through the engine on H.264 video.
 
     python data/evaluate_reader.py .fonts            # writes data/reader/evaluation.json and the model card
 
-Every stream is rendered at 560x280, written as H.264 in MP4, decoded by decord and watched through `kvlib`, which resizes it to
-the default resolution. Lengths are drawn from 1 to 16 chunks. `.fonts` is the folder that `collect_fonts.py` wrote; without
-it the three DejaVu families of matplotlib stand in, and the report says so. About 7 minutes on 2 CPU cores.
+Every stream is rendered at 560x280, written as H.264 in MP4, decoded and streamed through `kvlib`, which resizes it to the
+default resolution. It has 1 to 16 chunks, drawn at random. `.fonts` is the folder that `collect_fonts.py` wrote. Without it the
+DejaVu fonts of matplotlib are used, which the result lists under `families`. Takes about 7 minutes on 2 CPU cores.
 """
 
 import argparse
@@ -38,13 +38,14 @@ from kvlib.lab.study.synthetic import (
 from kvlib.video import VideoChunks
 
 WINDOW_CHUNKS = 16
-SEED = 10_000_000  # far from every seed that training or the notebooks use
+SEED = 10_000_000  # far from all seeds of the training and the notebooks
 BARS = {"current line": 0.95, "title": 0.90, "card": 0.90, "blank": 0.98}
 CER_BAR = 0.015
 
 
 def watch(job: tuple[int, dict[str, list[str]], str]) -> list[dict]:
-    """Draw and watch stream `job[0]`; a row [stream, family, layout, chunks, kind, truth, answer] for every question."""
+    """Draw the stream with seed `job[0]`, stream it and ask: a row [stream, family, layout, chunks, kind, truth, answer] for
+    every question. job: seed, font files by family, folder of the reader."""
     seed, families, reader = job
     torch.set_num_threads(1)
     rng = random.Random(seed)
@@ -63,7 +64,7 @@ def watch(job: tuple[int, dict[str, list[str]], str]) -> list[dict]:
 
     with tempfile.NamedTemporaryFile(suffix=".mp4") as file:
         write_video(file.name, (frame for scene in scenes for frame in render(scene, 560, 280, 2)), fps=2)
-        extra = rng.randrange(len(scenes))  # one more moment at which the current line is asked for
+        extra = rng.randrange(len(scenes))  # the current line is asked here too
         for index, (_, frames) in enumerate(VideoChunks(file.name, 2, 2)):
             engine.append_video_chunk(frames)
             blank = not scenes[index].text
@@ -89,7 +90,8 @@ def _load(reader: str):
 
 
 def score(answers: pd.DataFrame, by: list[str]) -> list[dict]:
-    """Exact share with its Wilson interval, and CER over all characters, for every group."""
+    """For every group of the columns `by`: the share of exact answers with its 95% Wilson interval, and the CER over all
+    characters."""
     rows = []
     for key, group in answers.groupby(by):
         correct, n = int(group["correct"].sum()), len(group)
@@ -100,7 +102,7 @@ def score(answers: pd.DataFrame, by: list[str]) -> list[dict]:
 
 
 def evaluate(families: dict[str, list[str]], reader: str, streams: int, workers: int) -> dict:
-    """All questions on `streams` streams, scored."""
+    """Ask all questions on `streams` streams in `workers` processes, and score the answers; the content of evaluation.json."""
     jobs = [(seed, families, reader) for seed in range(streams)]
     with Pool(workers) as pool:
         rows = [row for found in tqdm(pool.imap_unordered(watch, jobs), total=streams, desc="streams") for row in found]
@@ -124,7 +126,7 @@ def evaluate(families: dict[str, list[str]], reader: str, streams: int, workers:
 
 
 def verdicts(result: dict) -> list[dict]:
-    """Each bar with what was measured."""
+    """Every target with the measured value and whether it is met."""
     kinds = {row["kind"]: row for row in result["kinds"]}
     rows = [
         {"bar": f"{kind}: exact >= {bar:.0%}", "n": kinds[kind]["n"], "measured": kinds[kind]["exact"],
@@ -145,12 +147,13 @@ license: apache-2.0
 ---
 # The embedded reader
 
-A Qwen2.5-VL of {parameters:.1f} M parameters that reads text on screen in streams, trained from scratch for this workbook. It knows
-nothing else: no picture, no language beyond its {phrasings} phrasings of four questions.
+A Qwen2.5-VL of {parameters:.1f} M parameters that reads text on screen in streams, trained from scratch for this workbook. It
+cannot do anything else: it describes no pictures, and understands only its {phrasings} phrasings of four questions.
 
-Asked: the text on screen now, the title (the first chunk's text), what the card of a colour said ({colors}),
-and a one-sentence summary. Lines of up to {line} printable ASCII characters, one or two of them; a blank screen is
-"No text visible". Default resolution 280x140, 50 tokens for two frames. Its window is {window} chunks: positions past it were never trained.
+The questions ask for the text on screen now, the title (the text of the first chunk), the text on a card of a given colour
+({colors}), and a one-sentence summary. A text has one or two lines of
+up to {line} printable ASCII characters. The answer for a blank screen is "No text visible". The default resolution is 280x140,
+50 tokens for two frames. It was trained on streams of up to {window} chunks, and on no positions beyond them.
 
 ## Training
 
@@ -160,9 +163,9 @@ and a one-sentence summary. Lines of up to {line} printable ASCII characters, on
 
 The first run began with random weights and was stopped; the second continued from its last checkpoint, of about 540 s, the
 third from the second's end (`log.jsonl` has all three). Before the third the vision tower was deepened from 5 to 7 blocks and
-the language model cut from 6 layers to 5 (`continue_from` in `data/train_reader.py`), and layouts with hard edges were added.
-Clips were seen through distortions, after H.264 at crf 18 to 34, in {families} font families and {layouts} layouts (6 in the first
-two runs) at five resolutions. Fonts: `data/collect_fonts.py`.
+the language model cut from 6 layers to 5 (`continue_from` in `data/training/checkpoint.py`), and layouts with hard edges were
+added. The clips were encoded as H.264 at crf 18 to 34 and distorted at random. They show {families} font families and
+{layouts} layouts (6 in the first two runs) at five resolutions. Fonts: `data/collect_fonts.py`.
 
 ## Held-out scores
 
@@ -176,24 +179,25 @@ two runs) at five resolutions. Fonts: `data/collect_fonts.py`.
 | --- | --- | --- | --- |
 {bars}
 
-Of the first {mistakes} mistakes, {single} are one character away from the truth. Titles and cards are recalled about as exactly as the
-current line is read: what the missed bars lack is reading, not memory.
+Of the first {mistakes} mistakes, {single} are one character away from the truth. Titles and cards are recalled about as
+exactly as the current line is read, so the missed targets are due to reading, not to memory.
 
-A first, weaker reader was measured on this split once, with 100 streams. It read letters into hard-edged backgrounds; backgrounds
-of bars, shapes and textures were then added to training, none of them one of the held-out layouts. Nothing else was chosen by it.
+An earlier, weaker reader was evaluated on this split once, with 100 streams. It took hard edges in backgrounds for letters, so
+backgrounds of bars, shapes and textures were added to training; none of them is a held-out layout. No other choice was based on
+that evaluation.
 
-"absent card" asks for a colour that was not shown. All groups and the first mistakes are in `evaluation.json`.
+"absent card" asks for a colour that was not shown. All groups and the first 40 mistakes are in `evaluation.json`.
 """
 
 
 def wrong_characters(truth: str, answer: str) -> int:
-    """Characters to change, to add or to take away."""
+    """Characters to substitute, insert or delete."""
     counted = jiwer.process_characters(truth, answer)
     return counted.substitutions + counted.insertions + counted.deletions
 
 
 def write_card(result: dict, reader: Path) -> None:
-    """The model card, from the evaluation and the training's log beside the weights."""
+    """Write the model card to the folder `reader`, from the evaluation and from the training's log in that folder."""
     log = [json.loads(line) for line in (reader / "log.jsonl").read_text().splitlines()]
     starts = [index for index, entry in enumerate(log) if "parameters" in entry]
     runs = []

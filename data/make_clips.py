@@ -2,8 +2,8 @@
 
     python data/make_clips.py
 
-Deterministic: the same bytes with the same versions of PyAV and Pillow. The words are of songs whose authors died before
-1900 or that are older than 1880, all in the public domain. The font is DejaVu, which the reader was never trained on.
+The same versions of PyAV and Pillow write the same bytes. The lyrics are in the public domain: their authors died before
+1900, or they are older than 1880. The font is DejaVu, which the reader was not trained on.
 """
 
 import argparse
@@ -18,7 +18,7 @@ from kvlib.lab.report import paths
 from kvlib.lab.study.synthetic import COLORS, MAX_LINE, Scene, dejavu_fonts, render, write_video
 
 WIDTH, HEIGHT, FPS = 560, 280, 24
-CARD_EVERY, BLANK_EVERY = 6, 9  # of the lines: shown on a colour card; followed by a blank screen
+CARD_EVERY, BLANK_EVERY = 6, 9  # every so many lines: a colour card; a blank screen after the line
 
 SONGS = {
     "Amazing Grace": [  # John Newton, 1779
@@ -51,7 +51,8 @@ SONGS = {
 
 
 def draw_lyrics(title: str, seconds: int, seed: int) -> list[tuple[Scene, int]]:
-    """Scenes and their durations in whole seconds, `seconds` together: the title, then the songs' lines, 4 or 5 s each."""
+    """Scenes with their durations in whole seconds, `seconds` in total: the title, then the lines of the songs, 4 or 5 s
+    each."""
     rng = random.Random(seed)
     lines = [line for song in SONGS.values() for line in song]
     shown = [(_scene(rng, title, None), 4)]
@@ -77,7 +78,7 @@ def _scene(rng: random.Random, text: str, color: str | None) -> Scene:
 
 
 def write_clip(path: Path, scenes: list[tuple[Scene, int]]) -> None:
-    """Write `path` and the `.srt` beside it."""
+    """Write the clip to `path` and its subtitles to the `.srt` beside it."""
     frames = (frame for scene, seconds in scenes for frame in render(scene, WIDTH, HEIGHT, seconds * FPS))
     write_video(path, frames, FPS, crf=23)
     subtitles, start = [], 0

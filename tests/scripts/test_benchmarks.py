@@ -1,4 +1,4 @@
-"""The benchmarks' own arithmetic, and that the README says what was measured."""
+"""The arithmetic of the benchmarks, and that the README quotes their results."""
 
 import json
 import sys
@@ -6,20 +6,24 @@ import sys
 import pytest
 import torch
 
+from kvlib import EvictionConfig
 from kvlib.lab.report import paths
 
 FOLDER = paths.ROOT / "benchmarks"
 sys.path.insert(0, str(FOLDER))
 
 import draw  # noqa: E402
-import speed  # noqa: E402
+import internals  # noqa: E402
+import logits  # noqa: E402
+import measure  # noqa: E402
+import methods  # noqa: E402
 
 RESULTS = json.loads((FOLDER / "results" / "h200_3b.json").read_text())
 
 
 @torch.no_grad()
 def test_the_plain_loop_is_the_same_computation(model, processor):
-    found = speed.logits_against_fp32(model, processor, torch.device("cpu"))
+    found = logits.logits_against_fp32(model, processor, torch.device("cpu"), (252, 448))
     for name in ("kvlib", "plain"):
         assert found[name]["relative_error"] < 1e-5
         assert all(found[name]["same_likeliest"])
@@ -28,26 +32,46 @@ def test_the_plain_loop_is_the_same_computation(model, processor):
 @torch.no_grad()
 @pytest.mark.parametrize("mode", ["remap", "unrotated"])
 def test_a_filled_cache_evicts_a_chunk_for_a_chunk(model, processor, frames, mode):
-    contender = speed.Streaming(model, processor, torch.device("cpu"), 300, frames(2), mode)
-    measured = speed.measured(contender, frames(2), 300, 2, torch.device("cpu"))
-    info = contender.engine.get_cache_info()
-    assert 300 - contender.chunk < info["cache_seq_length"] <= 300 + contender.chunk
+    method = methods.Streaming(model, processor, torch.device("cpu"), 300, frames(2), mode)
+    measured = measure.measured(method, frames(2), 300, 2, torch.device("cpu"))
+    info = method.engine.get_cache_info()
+    assert 300 - method.chunk < info["cache_seq_length"] <= 300 + method.chunk
     assert info["eviction_stats"]["total_evictions"] == 3  # two to warm up and two measured, the first of which still fits
     assert set(measured["seconds"]) == {"prepare", "vision", "evict", "evict, mean", "language", "chunk"}
     assert measured["seconds"]["chunk"] > measured["seconds"]["vision"] > 0
 
 
+@torch.no_grad()
+def test_the_parts_that_full_shape_compares_are_those_of_transformers(model):
+    visual, language = model.model.visual, model.model.language_model
+    patches, grid = torch.randn(2 * 4 * 6, 1176), (2, 4, 6)
+    expected = visual(patches, grid_thw=torch.tensor([grid])).pooler_output
+    torch.testing.assert_close(internals.vision_features(visual, patches, grid), expected, rtol=1e-4, atol=1e-4)
+    embeddings = torch.randn(1, 20, language.config.hidden_size)
+    expected = language(inputs_embeds=embeddings, position_ids=torch.arange(20).expand(3, 1, -1)).last_hidden_state
+    found = internals.hidden_in_parts(language, embeddings, (0, 7, 20))
+    torch.testing.assert_close(found, expected[:, 7:], rtol=1e-4, atol=1e-4)
+
+
+def test_a_token_takes_the_bytes_of_its_keys_and_values(engine, model, frames):
+    streamed, text = engine(EvictionConfig(300)), model.config.text_config
+    info = streamed.append_video_chunk(frames(2))
+    head = text.hidden_size // text.num_attention_heads
+    expected = text.num_hidden_layers * 2 * text.num_key_value_heads * head * 4  # bytes, fp32
+    assert info["cache_bytes"] / internals.capacity_of(streamed) == expected
+
+
 def test_attention_operations_are_those_that_are_not_masked(model):
     text = model.config.text_config
-    seen = sum(13 + row + 1 for row in range(7))  # of 7 tokens behind 13
+    seen = sum(13 + row + 1 for row in range(7))  # of 7 tokens after 13
     exact = 2 * 2 * seen * text.hidden_size * text.num_hidden_layers
-    assert speed.flops(model, (1, 4, 6), 7, 13)["attention"] == exact
+    assert measure.flops(model, (1, 4, 6), 7, 13)["attention"] == exact
 
 
-def test_bars_are_judged_both_ways():
+def test_a_target_is_met_or_missed():
     worse = json.loads(json.dumps(RESULTS))
     for row in worse["runs"]:
-        if row["contender"] == "kvlib":
+        if row["method"] == "kvlib":
             row["seconds"]["chunk"] *= 2
     verdicts = {what: met for what, _, _, met in draw.bars(worse)}
     assert verdicts["whole chunk at 130k tokens, times faster than plain"] is False
@@ -61,7 +85,7 @@ def test_the_readme_says_what_was_measured():
         if what.startswith(("whole chunk", "vision", "decoded")):
             assert f"{float(measured[:-1]):.1f}\ntimes" in readme or f"{float(measured[:-1]):.1f} times" in readme, what
     assert f"{RESULTS['largest']['kvlib']:,}" in readme
-    longest = next(row for row in RESULTS["runs"] if (row["tokens"], row["contender"]) == (130_000, "kvlib"))
+    longest = next(row for row in RESULTS["runs"] if (row["tokens"], row["method"]) == (130_000, "kvlib"))
     assert f"first token after {1e3 * longest['ttft']:.0f} ms" in readme
     larger = json.loads((FOLDER / "results" / "h200_7b.json").read_text())
     rates = [f"{stream['frames_per_s']:.0f}" for found in (RESULTS, larger) for stream in found["long_streams"]]

@@ -9,9 +9,15 @@ import yaml
 from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 
+from kvlib.evictor import POSITION_MODES
 from kvlib.lab.report.paths import ROOT
 
-ENGLISH, CHINESE = "README.md", "README.zh.md"
+ENGLISH, CHINESE, GLOSSARY = "README.md", "README.zh.md", "docs/glossary.md"
+DOCUMENTS = [ENGLISH, CHINESE, GLOSSARY, "CONTRIBUTING.md", "benchmarks/README.md", "data/README.md", "data/reader/README.md"]
+TERMS = [
+    "Chunk", "Temporal grid", "Merged patch", "Sink", "Window", "History", "Budget", "Position gap", "M-RoPE", "Re-rotation",
+    "Snapshot", "Fingerprint", "Prefill", "Decode", "TTFT", "CER", "L1, L2, L3", "Position modes",
+]  # fmt: skip
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 
 FENCE = re.compile(r"^```.*?^```$", re.MULTILINE | re.DOTALL)
@@ -73,17 +79,35 @@ def test_the_chinese_readme_leads_to_the_english_one():
     assert f"]({ENGLISH})" in text(CHINESE).splitlines()[0]
 
 
-@pytest.mark.parametrize("name", [ENGLISH, CHINESE, "CONTRIBUTING.md", "benchmarks/README.md"])
+@pytest.mark.parametrize("name", DOCUMENTS)
 def test_relative_links_lead_to_files(name):
     targets = [target.split("#")[0] for target in LINK.findall(prose(name)) if ":" not in target]
     missing = [target for target in targets if not ((ROOT / name).parent / target).exists()]
     assert not missing
 
 
-@pytest.mark.parametrize("name", [ENGLISH, CHINESE, "CONTRIBUTING.md", "benchmarks/README.md"])
+@pytest.mark.parametrize("name", DOCUMENTS)
 def test_paths_of_the_code_that_are_named_exist(name):
-    named = re.findall(r"`((?:kvlib|tests|notebooks|data|benchmarks|figures)/[\w./-]*)`", prose(name))
+    named = re.findall(r"`((?:kvlib|tests|notebooks|data|benchmarks|figures|docs)/[\w./-]*)`", prose(name))
     assert not [path for path in named if not (ROOT / path).exists()]
+
+
+def test_the_glossary_explains_every_term_and_says_where_it_is_used():
+    entries = dict(re.findall(r"^\*\*(.+?)\.\*\* (.*?)(?=^\*\*|^## |\Z)", text(GLOSSARY), re.MULTILINE | re.DOTALL))
+    assert set(TERMS) <= entries.keys()
+    for term in TERMS:
+        assert "`kvlib/" in entries[term] or "otebook 04" in entries[term], term
+    assert all(f"`{mode}`" in entries["Position modes"] for mode in POSITION_MODES)
+
+
+@pytest.mark.parametrize("name", [ENGLISH, CHINESE, "CONTRIBUTING.md"])
+def test_the_glossary_is_linked(name):
+    assert f"]({GLOSSARY})" in text(name)
+
+
+@pytest.mark.parametrize("name", DOCUMENTS)
+def test_commands_go_through_the_console_command(name):
+    assert "python -m kvlib" not in text(name)
 
 
 def test_make_targets_that_are_named_exist():

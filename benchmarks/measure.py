@@ -1,0 +1,137 @@
+"""What is measured of a method and of the device: times, memory, the largest cache that fits, and the operations of a chunk."""
+
+import statistics
+from contextlib import ExitStack
+
+import internals
+import torch
+from clock import Clock, free_memory, peak_bytes, reset_peak, timed
+from methods import FPS, random_states
+
+from kvlib import EvictionConfig, VideoStreamingInference
+
+EARLY, SPAN = 100, 50  # the long stream's early chunk, and the number of chunks before and after it in the median
+STEP = 10_000  # tokens between the sizes that the search for the largest tries
+
+
+def measured(method, frames, tokens: int, repeats: int, device: torch.device) -> dict:
+    """Medians over `repeats` chunks and questions with a cache of `tokens` tokens, after a warm-up.
+
+    Returns `seconds` of a chunk and of its stages, `ttft` (s), `decode_tokens_per_s`, `prompt_tokens` and `peak_bytes`.
+    """
+    method.fill(tokens)
+    clock = Clock(device)
+    with ExitStack() as stages:
+        for stage in method.stages(clock):
+            stages.enter_context(stage)
+        for repeat in range(repeats + 2):
+            if repeat == 2:  # the warm-up ends here
+                clock.seconds()
+                reset_peak(device)
+            with clock.stage("chunk"):
+                method.append(frames)
+            method.after_chunk(tokens)
+        spans = clock.seconds()
+        seconds = {name: statistics.median(found) for name, found in spans.items()}
+        if "evict" in spans:  # once in several chunks the window moves to the front of its buffer: the median does not show it
+            seconds["evict, mean"] = statistics.fmean(spans["evict"])
+        peak = peak_bytes(device)
+    method.ask()
+    asked = [method.ask() for _ in range(repeats)]
+    return {
+        "seconds": seconds,
+        "ttft": statistics.median(row["ttft"] for row in asked),
+        "decode_tokens_per_s": statistics.median(row["decode_tokens_per_s"] for row in asked),
+        "prompt_tokens": asked[0]["prompt_tokens"],
+        "peak_bytes": peak,
+    }
+
+
+def fits(make_for, frames, tokens: int) -> bool:
+    """Whether the method `make_for(tokens)` can hold `tokens` tokens, process two more chunks and answer."""
+    free_memory()
+    try:
+        method = make_for(tokens)
+        method.fill(tokens)
+        for _ in range(2):
+            method.append(frames)
+            method.after_chunk(tokens)
+        method.ask()
+        return True
+    except torch.OutOfMemoryError:
+        return False
+
+
+def largest(make_for, frames, low: int, high: int) -> int:
+    """The most tokens that fit, in steps of `STEP`, by bisection. `low` must fit and `high` must not."""
+    while high - low > STEP:
+        middle = (low + high) // 2 // STEP * STEP
+        low, high = (middle, high) if fits(make_for, frames, middle) else (low, middle)
+    return low
+
+
+def ceilings(device: torch.device, dtype: torch.dtype) -> dict:
+    """What the device reaches: a large matrix product in FLOP/s, and a large copy in bytes read and written per second."""
+    side = 8192 if device.type == "cuda" else 1024
+    a, b = (torch.randn(side, side, device=device, dtype=dtype) for _ in range(2))
+    block = torch.randn(2**28 if device.type == "cuda" else 2**24, device=device).to(dtype)
+    other = torch.empty_like(block)
+    return {
+        "matmul_flops": 2 * side**3 / timed(lambda: a @ b, device),
+        "copy_bytes": 2 * block.nbytes / timed(lambda: other.copy_(block), device),
+    }
+
+
+def flops(model, grid, tokens: int, past: int) -> dict[str, float]:
+    """Floating-point operations that a chunk of `tokens` tokens after `past` cached ones needs: every matrix product once,
+    attention only where it is not masked. `grid` is (t, h, w) in patches."""
+    vision, text = model.config.vision_config, model.config.text_config
+    patches = grid[0] * grid[1] * grid[2]
+    dense = sum(p.numel() for name, p in model.model.visual.named_parameters() if p.ndim > 1 and "merger" not in name)
+    merger = sum(p.numel() for name, p in model.model.visual.named_parameters() if p.ndim > 1 and "merger" in name)
+    whole = len(vision.fullatt_block_indexes)
+    window = (vision.window_size // vision.patch_size) ** 2
+    seen = whole * grid[1] * grid[2] + (vision.depth - whole) * window
+    layers = sum(p.numel() for name, p in model.model.language_model.layers.named_parameters() if p.ndim > 1)
+    return {
+        "vision": 2 * patches * dense + 2 * patches / 4 * merger + 4 * patches * seen * vision.hidden_size,
+        "language without attention": 2 * tokens * layers,
+        "attention": 4 * text.hidden_size * text.num_hidden_layers * (tokens * past + tokens * (tokens + 1) / 2),
+    }
+
+
+def attention_alone(model, new: int, past: int, device: torch.device) -> dict:
+    """Seconds and FLOP/s of one layer's attention of `new` tokens over `past` tokens and themselves."""
+    config = model.config.text_config
+    size = config.hidden_size // config.num_attention_heads
+    q = torch.randn(1, config.num_attention_heads, new, size, device=device, dtype=model.dtype)
+    keys, values = next(random_states(model, past + new))
+    seconds = timed(lambda: internals.chunk_attention(q, keys, values), device)
+    done = 4 * q.shape[1] * size * new * (past + (new + 1) / 2)
+    return {"new": new, "past": past, "seconds": seconds, "flops": done / seconds}
+
+
+def long_stream(model, processor, frames, window: int, chunks: int, device: torch.device) -> dict:
+    """Seconds per chunk and peak bytes, early and late in one stream of `chunks` chunks with `window` chunks in the cache."""
+    probe = VideoStreamingInference(model, processor, device)
+    budget = probe.count_tokens(frames, first=True) + (window - 1) * probe.count_tokens(frames)
+    engine = VideoStreamingInference(model, processor, device, EvictionConfig(budget, position_mode="remap"))
+    clock, peaks = Clock(device), {}
+    free_memory()
+    reset_peak(device)
+    for index in range(1, chunks + 1):
+        with clock.stage("chunk"):
+            engine.append_video_chunk(frames, FPS)
+        if index == 50 or index == chunks:
+            peaks[index] = peak_bytes(device)
+    seconds = clock.seconds()["chunk"]
+    early, late = seconds[EARLY - SPAN : EARLY + SPAN], seconds[-2 * SPAN :]
+    return {
+        "frames": list(frames.shape[:3]),
+        "budget": budget,
+        "chunks": chunks,
+        "early_seconds": statistics.median(early),
+        "late_seconds": statistics.median(late),
+        "frames_per_s": len(frames) / statistics.median(late),
+        "own_peak_bytes": peaks,
+    }

@@ -1,0 +1,1 @@
+"""The parts of `train_reader.py`, which trains the embedded reader."""

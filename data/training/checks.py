@@ -1,0 +1,61 @@
+"""What is checked while training runs: the forward against transformers' own, and answers on held-out text."""
+
+import random
+
+import numpy as np
+import torch
+
+from training.batches import to_device
+from training.rings import Pool
+from training.sizes import GRIDS
+from training.streams import Packer, draw_batch
+from training.trainer import Trainer
+
+
+@torch.no_grad()
+def check_forward(trainer: Trainer, packer: Packer) -> float:
+    """Largest absolute difference between the trainer's logits and those of transformers' own forward, in fp32, on a stream of
+    3 chunks with 2 branches."""
+    grid, per_chunk, device = (5, 10), 2, trainer.device
+    generator = np.random.default_rng(0)
+    clips = torch.from_numpy(generator.integers(0, 256, (6, 2, 3, 140, 280)).astype(np.uint8)).to(device)
+    asked = [(1, "now", "Read the text on screen.", "abc"), (2, "title", "What is the title of this video?", "Hello, you")]
+    prefix = packer.prefix(grid, 3, per_chunk, 2)
+    batch = to_device(packer.batch([dict(prefix=prefix, branches=asked)]), device)
+    ours, worst = trainer(clips, grid, batch), 0.0
+    model, patches = trainer.model.eval(), trainer.patches(clips)
+    for number, (chunk, _, question, answer) in enumerate(asked):
+        tokens, first = packer.branch(question, answer)
+        end = prefix[2][chunk][0]
+        ids = torch.tensor([[*prefix[0][:end], *tokens]], device=device)
+        grids = torch.tensor([[per_chunk, 10, 20]] * (chunk + 1), device=device)
+        theirs = model(
+            input_ids=ids,
+            mm_token_type_ids=(ids == packer.video).int() * 2,
+            pixel_values_videos=patches[: (chunk + 1) * per_chunk].reshape(-1, 1176),
+            video_grid_thw=grids,
+            second_per_grid_ts=torch.ones(chunk + 1, device=device),
+        ).logits[0, end + first - 1 : -1]
+        mine = ours[batch["owner"] == number]
+        worst = max(worst, (mine - theirs).abs().max().item())
+    return worst
+
+
+def monitor(trainer: Trainer, packer: Packer, pool: Pool, clips: int) -> dict:
+    """Share of exact answers by number of chunks (1 and 16) and kind of question, on held-out text in training fonts and
+    layouts; empty while fewer than 96 held-out clips are there.
+
+    Gradients stay enabled, although unused: without them every block would be compiled a second time.
+    """
+    ring, rng, result = pool.held_out[GRIDS[0]], random.Random(1), {}
+    if ring.size < 96:
+        return result
+    for chunks, questions in ((1, 1), (16, 8)):
+        batch, picks = draw_batch(packer, ring, GRIDS[0], chunks, 1, max(1, clips // chunks), questions, rng)
+        batch = to_device(batch, trainer.device)
+        with torch.autocast(trainer.device.type, torch.bfloat16):
+            right = trainer(ring.clips[picks.to(trainer.device)], GRIDS[0], batch).argmax(-1) == batch["target"]
+        wrong = torch.zeros(len(batch["kinds"]), device=trainer.device).index_add_(0, batch["owner"], (~right).float())
+        exact, kinds = (wrong == 0).cpu().numpy(), np.array(batch["kinds"])
+        result[chunks] = {str(k): round(float(exact[kinds == k].mean()), 3) for k in np.unique(kinds)}
+    return result
