@@ -10,7 +10,7 @@ from pathlib import Path
 import matplotlib.pyplot as plt
 import pandas as pd
 
-from kvlib.lab.figures.plots import BLUE, GREEN, GREY, ORANGE, RED, STYLE, TWO_COLUMNS
+from kvlib.lab.figures.style import BLUE, GREEN, GREY, ORANGE, RED, STYLE, TWO_COLUMNS
 
 STAGES = {"prepare": GREY, "vision": BLUE, "evict": RED, "language": ORANGE}
 METHODS = {"plain": GREY, "re-rotated": ORANGE, "kvlib": BLUE, "kvlib, 8-bit": GREEN}

@@ -12,10 +12,9 @@ from pathlib import Path
 import torch
 
 from kvlib import EvictionConfig, VideoStreamingInference
-from kvlib.cache import EIGHT_BIT
 from kvlib.lab.report import paths
-from kvlib.lab.study import experiments
-from kvlib.lab.study import retention as study
+from kvlib.lab.study import retention, runs, statistics
+from kvlib.ops.storage import EIGHT_BIT
 
 BUDGET, LENGTHS, AGES, SEED = 1000, (16, 48), (2, 4, 8), 0
 
@@ -31,11 +30,11 @@ def main() -> None:
     parser.add_argument("--streams", type=int, default=100)
     parser.add_argument("--out", type=Path, required=True, help="the CSV file to write")
     options = parser.parse_args()
-    model, processor = experiments.load(str(paths.READER))
+    model, processor = runs.load(str(paths.READER))
     engines = {BUDGET: {str(model.dtype): storing(None), str(EIGHT_BIT): storing(EIGHT_BIT)}}
-    answers = study.compare(model, processor, engines, LENGTHS, AGES, options.streams, SEED)
-    difference = study.paired_difference(answers, "contender", str(model.dtype), SEED)
-    table = study.summarise(answers, "contender").join(difference)
+    answers = retention.compare(model, processor, engines, LENGTHS, AGES, options.streams, SEED)
+    difference = statistics.paired_difference(answers, "method", str(model.dtype), SEED)
+    table = statistics.summarise(answers, "method").join(difference)
     options.out.parent.mkdir(parents=True, exist_ok=True)
     table.to_csv(options.out, index_label="stored as")
     print(f"{options.streams} streams of {LENGTHS} chunks, {BUDGET} tokens, seed {SEED}, {model.device}")

@@ -21,7 +21,7 @@ import torch
 from transformers import DynamicCache
 
 from kvlib import EvictionConfig, StreamQwenModel, VideoStreamingInference, load_processor
-from kvlib.lab.study import experiments
+from kvlib.lab.study import budgets
 from kvlib.ops.positions import text_positions
 
 BF16 = 2
@@ -103,7 +103,7 @@ def main() -> int:
         model = StreamQwenModel.from_pretrained(path, torch_dtype=torch.bfloat16).to("cuda").eval()
         loading = time.perf_counter() - began
         processor = load_processor(path)
-    experiments.cap_memory(0, torch.device("cuda"))
+    budgets.cap_memory(0, torch.device("cuda"))
     relative = errors(model)
     runs = [stream(model, processor, options.budget, mode, options.chunks) for mode in ("keep", "remap")]
     shape = shapes.SHAPES[options.shapes]

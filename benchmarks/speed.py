@@ -26,9 +26,11 @@ from logits import logits_against_fp32
 from methods import PlainLoop, Streaming, random_frames
 
 from kvlib import VideoStreamingInference
-from kvlib.cache import EIGHT_BIT
-from kvlib.lab.report import paths, report
-from kvlib.lab.study import experiments
+from kvlib.lab.report import paths
+from kvlib.lab.report.files import write_atomic
+from kvlib.lab.report.report import Report
+from kvlib.lab.study import budgets, runs
+from kvlib.ops.storage import EIGHT_BIT
 from kvlib.video import grid_of
 
 SIZES = {"3b": (5_000, 54_000, 130_000), "7b": (54_000,), "reader": (250, 1_000, 4_000)}  # tokens in the cache
@@ -48,14 +50,14 @@ class Results:
     def keep(self, part: str, measured) -> None:
         """Add or replace a part, write the file and print the part."""
         self.found[part] = measured
-        report.write_atomic(self.out, json.dumps(self.found, indent=1))
+        write_atomic(self.out, json.dumps(self.found, indent=1))
         print(part, json.dumps(measured), flush=True)
 
 
 def load(name: str, device: torch.device):
     """The embedded reader, or a model of the given shapes with random weights; and its processor."""
     if name == "reader":
-        return experiments.load(str(paths.READER), device)
+        return runs.load(str(paths.READER), device)
     processor = shapes.processor()
     return shapes.model(name, processor.tokenizer, device), processor
 
@@ -74,13 +76,13 @@ def makers(model, processor, device: torch.device, frames, tokens: int) -> dict:
 def run(name: str, device: torch.device, repeats: int, out: Path) -> None:
     """Measure everything and write it to `out`."""
     model, processor = load(name, device)
-    found = report.Report("speed", {"shapes": name, "repeats": repeats}, 0, device).provenance()
+    found = Report("speed", {"shapes": name, "repeats": repeats}, 0, device).provenance()
     found |= {"weights": "trained" if name == "reader" else "random", "dtype": str(model.dtype), "runs": []}
     results = Results(out, found)
     results.keep("logits_against_fp32", logits_against_fp32(model, processor, device, SMALL))
     cuda = device.type == "cuda"
     if cuda:
-        results.keep("limit_bytes", experiments.cap_memory(0, device))
+        results.keep("limit_bytes", budgets.cap_memory(0, device))
     results.keep("ceilings", measure.ceilings(device, model.dtype))
     frames = random_frames(FRAMES[name])
     chunk = VideoStreamingInference(model, processor, device).count_tokens(frames)
@@ -115,7 +117,7 @@ def run(name: str, device: torch.device, repeats: int, out: Path) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--shapes", choices=SIZES, default="reader")
-    parser.add_argument("--device", type=torch.device, default=experiments.default_device())
+    parser.add_argument("--device", type=torch.device, default=runs.default_device())
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--out", type=Path, required=True, help="the JSON file to write")
     options = parser.parse_args()

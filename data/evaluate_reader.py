@@ -17,13 +17,14 @@ from pathlib import Path
 import jiwer
 import pandas as pd
 import torch
-from statsmodels.stats.proportion import proportion_confint
 from tqdm import tqdm
 from transformers.utils.logging import disable_progress_bar
 
 from kvlib import VideoStreamingInference
 from kvlib.lab.report import paths
-from kvlib.lab.study import experiments
+from kvlib.lab.report.statistics import wilson
+from kvlib.lab.study import runs
+from kvlib.lab.study.clips import render, write_video
 from kvlib.lab.study.synthetic import (
     COLORS,
     MAX_LINE,
@@ -32,8 +33,6 @@ from kvlib.lab.study.synthetic import (
     answer,
     dejavu_fonts,
     draw_stream,
-    render,
-    write_video,
 )  # fmt: skip
 from kvlib.video import VideoChunks
 
@@ -85,7 +84,7 @@ _loaded = {}
 def _load(reader: str):
     if reader not in _loaded:
         disable_progress_bar()
-        _loaded[reader] = experiments.load(reader, torch.device("cpu"))
+        _loaded[reader] = runs.load(reader, torch.device("cpu"))
     return _loaded[reader]
 
 
@@ -95,7 +94,7 @@ def score(answers: pd.DataFrame, by: list[str]) -> list[dict]:
     rows = []
     for key, group in answers.groupby(by):
         correct, n = int(group["correct"].sum()), len(group)
-        low, high = proportion_confint(correct, n, method="wilson")
+        low, high = wilson(correct, n)
         cer = jiwer.cer(group["truth"].tolist(), group["answer"].tolist())
         rows.append({**dict(zip(by, key, strict=True)), "n": n, "exact": correct / n, "low": low, "high": high, "cer": cer})
     return rows

@@ -15,7 +15,8 @@ from pathlib import Path
 import srt
 
 from kvlib.lab.report import paths
-from kvlib.lab.study.synthetic import COLORS, MAX_LINE, Scene, dejavu_fonts, render, write_video
+from kvlib.lab.study.clips import render, write_video
+from kvlib.lab.study.synthetic import COLORS, MAX_LINE, Scene, dejavu_fonts
 
 WIDTH, HEIGHT, FPS = 560, 280, 24
 CARD_EVERY, BLANK_EVERY = 6, 9  # every so many lines: a colour card; a blank screen after the line

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from kvlib.lab.study import clips as video
 from kvlib.lab.study import synthetic
 from training.sizes import GRIDS, MERGED_SIDE
 
@@ -34,11 +35,11 @@ def make_clips(seed: int, families: list[list[str]], split: str, grid: tuple[int
     source = [2 * round(side * scale * rng.uniform(0.96, 1.04) / 2) if scale < 2 else 2 * side for side in (width, height)]
     fonts = [rng.choice(rng.choice(families)) for _ in range(count)]
     scenes = [draw_scene(rng, [font], split, min(max_length, width // 11)) for font in fonts]
-    pictures, centres = zip(*(synthetic.compose(scene, *source) for scene in scenes), strict=True)
+    pictures, centres = zip(*(video.compose(scene, *source) for scene in scenes), strict=True)
     file = io.BytesIO()
-    synthetic.write_video(file, (picture for picture in pictures for _ in range(2)), 2, rng.randint(18, 34))
+    video.write_video(file, (picture for picture in pictures for _ in range(2)), 2, rng.randint(18, 34))
     file.seek(0)
-    frames = synthetic.read_video(file)
+    frames = video.read_video(file)
     if frames.shape[1:3] != (height, width):
         frames = np.stack([np.asarray(Image.fromarray(f).resize((width, height), Image.Resampling.BICUBIC)) for f in frames])
     return frames.reshape(count, 2, height, width, 3).transpose(0, 1, 4, 2, 3), scenes, [c / np.array(source) for c in centres]

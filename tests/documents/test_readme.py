@@ -3,7 +3,7 @@
 import pandas as pd
 
 from kvlib.lab.report import paths
-from kvlib.lab.study import retention as study
+from kvlib.lab.study import statistics
 
 README = " ".join((paths.ROOT / "README.md").read_text().split())
 
@@ -41,5 +41,5 @@ def test_strategies_are_those_of_the_full_size_table():
     times = [f"{row['seconds'] / keep['seconds']:.1f}" for row in (asked, windows)]
     assert "They take {} and {} times the time per chunk".format(*times) in README
     assert f"{windows['cache_bytes'] / keep['cache_bytes']:.1f} times the memory" in README
-    assert study.recommend(table, "keep") == "overlapping windows"
+    assert statistics.recommend(table, "keep") == "overlapping windows"
     assert "Notebook 04 recommends the overlapping windows" in README

@@ -11,7 +11,7 @@ from transformers import AutoTokenizer, Qwen2_5_VLForConditionalGeneration
 
 from kvlib import EvictionConfig, VideoStreamingInference
 from kvlib.lab.report import paths
-from kvlib.lab.study import experiments
+from kvlib.lab.study import runs
 from kvlib.lab.study.synthetic import QUESTIONS
 from kvlib.video import VideoChunks, patchify
 
@@ -20,7 +20,7 @@ SHORT = paths.ROOT / "data" / "clips" / "short.mp4"
 
 @pytest.fixture(scope="module")
 def reader():
-    return experiments.load(str(paths.READER), torch.device("cpu"))
+    return runs.load(str(paths.READER), torch.device("cpu"))
 
 
 @pytest.fixture(scope="module")
