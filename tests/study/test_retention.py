@@ -1,6 +1,5 @@
 """The retention study on a tiny random model: what every method processes and is asked, and what the tables say."""
 
-from contextlib import contextmanager
 from itertools import product
 
 import pandas as pd
@@ -92,19 +91,17 @@ def test_every_wrong_answer_gets_a_reason(model, processor):
 
 def test_a_wrong_answer_is_attributed_by_its_counterfactuals(model, processor, monkeypatch):
     cases = list(product([True, False], repeat=3))  # right as it is, at contiguous positions, with nothing evicted
-    inside = []
+    contiguous = []
 
-    @contextmanager
-    def contiguous(engine):
-        inside.append(engine)
-        yield engine
-        inside.clear()
+    def at_contiguous_positions(engine):
+        contiguous.append(object())
+        return contiguous[-1]
 
     def asked(engine, scenes, colors):
-        asked_now = 2 if engine.eviction_config is None else 1 if inside else 0
+        asked_now = 1 if engine in contiguous else 2 if engine.eviction_config is None else 0
         return [dict(question=str(number), age=0, correct=case[asked_now]) for number, case in enumerate(cases)]
 
-    monkeypatch.setattr(retention, "contiguous_positions", contiguous)
+    monkeypatch.setattr(retention, "at_contiguous_positions", at_contiguous_positions)
     monkeypatch.setattr(retention, "ask_all", asked)
     table = retention.attribute_errors(model, processor, 200, (4, 4), (1,), streams=1, seed=0)
     assert table["correct"].tolist() == [True] * 4 + [False] * 4

@@ -16,7 +16,7 @@ from kvlib.evictor import POSITION_MODES
 from kvlib.lab.figures import plots
 from kvlib.lab.panel.live import KINDS, LiveStream
 from kvlib.lab.report import paths
-from kvlib.lab.study import experiments
+from kvlib.lab.study import runs
 from kvlib.policies import POLICIES, Importance
 from kvlib.policies.scorers import SCORERS
 
@@ -102,7 +102,7 @@ class Dashboard(widgets.VBox):
     def _engine(self) -> VideoStreamingInference:
         path = paths.model_path(self.model.value)
         if self._loaded is None or self._loaded[0] != path:
-            self._loaded = path, experiments.load(path)
+            self._loaded = path, runs.load(path)
         model, processor = self._loaded[1]
         name = self.policy.value
         policy = Importance(name) if name in SCORERS else name

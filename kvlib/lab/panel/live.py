@@ -8,8 +8,8 @@ from pathlib import Path
 
 import numpy as np
 
-from kvlib.lab.study.experiments import resize_to_height
-from kvlib.lab.study.scoring import read_srt, reads, truth_at
+from kvlib.lab.study.runs import resize_to_height
+from kvlib.lab.study.scoring import exact_match, read_srt, truth_at
 from kvlib.stream import VideoStreamingInference
 from kvlib.video import VideoChunks
 
@@ -82,7 +82,7 @@ class LiveStream:
             answer, metrics = self.engine.ask(question, max_new_tokens=max_new_tokens, do_sample=False)
             time_s = self.rows[-1]["time_s"]
         truth = None if self.subtitles is None else truth_at(self.subtitles, time_s)
-        correct = None if truth is None else reads(answer, truth)
+        correct = None if truth is None else exact_match(answer, truth)
         row = dict(time_s=time_s, question=question, answer=answer, ttft=metrics["ttft"], truth=truth, correct=correct)
         self.answers.append(row)
         return row

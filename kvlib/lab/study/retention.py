@@ -17,7 +17,7 @@ import torch
 
 from kvlib.evictor import EvictionConfig
 from kvlib.lab.study.clips import encode_and_decode
-from kvlib.lab.study.diagnosis import attention_by_region, contiguous_positions, explain
+from kvlib.lab.study.diagnosis import at_contiguous_positions, attention_by_region, explain
 from kvlib.lab.study.methods import engines_by_mode, process_together
 from kvlib.lab.study.runs import check_interval, each_chunk, each_stream
 from kvlib.lab.study.scoring import exact_match, read_srt, truth_at
@@ -164,8 +164,7 @@ def attribute_errors(model, processor, budget: int, lengths: tuple[int, int], ag
         for frames in encode_and_decode(scenes):
             process_together([full, gapped], frames)
         actual, everything = (ask_all(engine, scenes, colors) for engine in (gapped, full))
-        with contiguous_positions(gapped):
-            contiguous = ask_all(gapped, scenes, colors)
+        contiguous = ask_all(at_contiguous_positions(gapped), scenes, colors)
         return [
             dict(stream=stream, question=row["question"], age=row["age"], correct=row["correct"],
                  reason=explain(row["correct"], closed["correct"], kept["correct"]))
