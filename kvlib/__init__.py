@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 # Threads that wait must sleep, not spin: on a busy machine spinning makes small models ten times slower. Read as torch loads.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
+# ruff: noqa: F401
 if TYPE_CHECKING:  # for editors and type checkers
     from kvlib.evictor import EvictionConfig, KVCacheEvictor
     from kvlib.manager import KVCacheManager

@@ -15,7 +15,7 @@ SHAPES_3B = dict(
     vocab_size=151936, layer_types=["full_attention"] * 36, max_position_embeddings=128000,
 )  # fmt: skip
 VISION = dict(depth=32, hidden_size=1280, intermediate_size=3420, num_heads=16, out_hidden_size=2048)
-PARAMETERS_3B = 3_754_622_976  # of Qwen2.5-VL-3B-Instruct, from the headers of its files
+PARAMETERS_3B = 3_754_622_976  # of these shapes, the output layer tied to the embedding
 
 
 @pytest.fixture
