@@ -13,12 +13,14 @@ if TYPE_CHECKING:  # for editors and type checkers
     from kvlib.manager import KVCacheManager
     from kvlib.model import StreamQwenModel, load_processor
     from kvlib.stream import VideoStreamingInference
+    from kvlib.video import VideoChunks
 
 MODULES = {
     "EvictionConfig": "kvlib.evictor",
     "KVCacheEvictor": "kvlib.evictor",
     "KVCacheManager": "kvlib.manager",
     "StreamQwenModel": "kvlib.model",
+    "VideoChunks": "kvlib.video",
     "VideoStreamingInference": "kvlib.stream",
     "load_processor": "kvlib.model",
 }

@@ -7,7 +7,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from kvlib import EvictionConfig, VideoStreamingInference
-from kvlib.lab.study.experiments import load
+from kvlib.lab.study.runs import load
 from kvlib.video import VideoChunks
 
 

@@ -139,7 +139,7 @@ def figures(
 
     Exit status: 0; 2 for a folder without stored figures.
     """
-    from kvlib.lab.figures.recipes import redraw
+    from kvlib.lab.figures.recipes import redraw_all
     from kvlib.lab.report import paths
 
     for folder in folders or [paths.FIGURES, paths.FIGURES / "full_size"]:

@@ -19,9 +19,9 @@ from rich.text import Text
 from safetensors import SafetensorError, safe_open
 from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
 
-from kvlib.lab.figures.labels import chinese_font
+from kvlib.lab.figures.style import chinese_font
 from kvlib.lab.report.report import device_name
-from kvlib.lab.study.experiments import default_device
+from kvlib.lab.study.runs import default_device
 from kvlib.model import check_architecture, load_processor
 from kvlib.ops.attention import HOPPER, has_flash
 from kvlib.ops.fused import compiles

@@ -13,14 +13,14 @@ from PIL import Image
 
 from kvlib import EvictionConfig, VideoStreamingInference
 from kvlib.evictor import POSITION_MODES
-from kvlib.lab.figures import plots
+from kvlib.lab.figures import memory_plots, style
 from kvlib.lab.panel.live import KINDS, LiveStream
 from kvlib.lab.report import paths
 from kvlib.lab.study import runs
 from kvlib.policies import POLICIES, Importance
 from kvlib.policies.scorers import SCORERS
 
-COLORS = dict(zip(KINDS, (plots.ORANGE, plots.GREEN, plots.BLUE, "#CCCCCC"), strict=True))
+COLORS = dict(zip(KINDS, (style.ORANGE, style.GREEN, style.BLUE, "#CCCCCC"), strict=True))
 DRAW_EVERY = 1.0  # seconds between two drawings while the stream runs
 LAST_PICTURES = 120  # of the film strip; the sink is always among them
 TABLE_STYLE = (
@@ -152,7 +152,7 @@ class Dashboard(widgets.VBox):
             self.progress.max, self.progress.value = len(stream.chunks), len(stream.rows)
             if stream.rows:
                 rows = pd.DataFrame(stream.rows)
-                self.plot.value = as_png(plots.plot_live(rows, self.budget.value))
+                self.plot.value = as_png(memory_plots.plot_live(rows, self.budget.value))
                 self.plot.layout.display = "block"
                 kinds = stream.kinds()  # before `pictures`, which may grow meanwhile
                 self.film.value = film_strip(stream.pictures, kinds)

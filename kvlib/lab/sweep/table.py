@@ -10,7 +10,7 @@ import pandas as pd
 import seaborn as sns
 from matplotlib.figure import Figure
 
-from kvlib.lab.figures import plots
+from kvlib.lab.figures import style
 from kvlib.lab.report import paths
 from kvlib.lab.report.report import write_atomic
 from kvlib.lab.sweep.grid import COLUMNS, Sweep
@@ -59,10 +59,10 @@ def plot_sweep(table: pd.DataFrame, grid: dict[str, list], measure: str) -> Figu
     label = f"{measure} ({unit.iloc[0]})" if len(unit) else measure
     if len(varied) == 1:
         return _plot_line(rows, varied[0], label)
-    fig, axis = plots._figure(plots.TWO_COLUMNS, 3.0)
+    fig, axis = style.new_figure(style.TWO_COLUMNS, 3.0)
     values = rows.pivot_table(index=varied[0], columns=varied[1], values="value", sort=False)
     values = values.reindex(index=table[varied[0]].unique(), columns=table[varied[1]].unique())  # failed runs stay empty
-    with plt.rc_context(plots.STYLE):
+    with plt.rc_context(style.STYLE):
         style = dict(annot=True, fmt=".4g", cmap="cividis", annot_kws={"size": 7}, cbar_kws={"label": label})
         sns.heatmap(values, ax=axis, **style)
         axis.set(xlabel=varied[1], ylabel=varied[0])
@@ -86,7 +86,7 @@ def draw(table: pd.DataFrame, sweep: Sweep) -> bool:
     fig = plot_sweep(table, sweep.grid, measure)
     for kind in ("png", "pdf"):
         buffer = io.BytesIO()
-        with plt.rc_context(plots.STYLE):
+        with plt.rc_context(style.STYLE):
             fig.savefig(buffer, format=kind, dpi=300)
         write_atomic(sweep.out / f"sweep.{kind}", buffer.getvalue())
     print(f"{measure}: {paths.shown(sweep.out / 'sweep.png')}")
@@ -94,14 +94,14 @@ def draw(table: pd.DataFrame, sweep: Sweep) -> bool:
 
 
 def _plot_line(rows: pd.DataFrame, parameter: str, label: str) -> Figure:
-    fig, axis = plots._figure(plots.ONE_COLUMN, 2.4)
+    fig, axis = style.new_figure(style.ONE_COLUMN, 2.4)
     if pd.api.types.is_numeric_dtype(rows[parameter]) and not pd.api.types.is_bool_dtype(rows[parameter]):
         rows = rows.sort_values(parameter)
     else:
         rows = rows.astype({parameter: "str"})
     bars = [(rows["value"] - rows["low"]).clip(lower=0), (rows["high"] - rows["value"]).clip(lower=0)]  # NaN: none drawn
-    with plt.rc_context(plots.STYLE):
-        axis.errorbar(rows[parameter], rows["value"], yerr=bars, capsize=2, elinewidth=0.7, **plots.SERIES[0])
+    with plt.rc_context(style.STYLE):
+        axis.errorbar(rows[parameter], rows["value"], yerr=bars, capsize=2, elinewidth=0.7, **style.SERIES[0])
         axis.set(xlabel=parameter, ylabel=label)
     return fig
 
