@@ -10,12 +10,14 @@ from kvlib.evictor import EvictionConfig, KVCacheEvictor
 from kvlib.manager import KVCacheManager
 from kvlib.model import StreamQwenModel, load_processor
 from kvlib.stream import VideoStreamingInference
+from kvlib.video import VideoChunks
 
 __all__ = [
     "EvictionConfig",
     "KVCacheEvictor",
     "KVCacheManager",
     "StreamQwenModel",
+    "VideoChunks",
     "VideoStreamingInference",
     "load_processor",
 ]

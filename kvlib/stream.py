@@ -11,9 +11,10 @@ from kvlib.evictor import EvictionConfig, KVCacheEvictor
 from kvlib.manager import KVCacheManager
 from kvlib.ops.decoding import TokenGraph, buffers_of, can_record
 from kvlib.ops.language import LanguageModel
+from kvlib.ops.pixels import grid_of, patchify
 from kvlib.ops.positions import chunk_positions, text_positions
 from kvlib.ops.vision import VisionTower
-from kvlib.video import grid_of, patchify, stack_frames
+from kvlib.video import stack_frames
 
 SYSTEM_PROMPT = "You are a helpful assistant."  # Qwen's own default
 DEFAULT_QUESTION = (
