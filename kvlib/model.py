@@ -66,15 +66,14 @@ def load_processor(path) -> Processor:
 
 
 def _check_finite(model, path, files: dict) -> None:
-    """Raise ValueError for NaN or infinite values in norms, biases and embeddings; all weights would take too long."""
-    embeddings = (model.get_input_embeddings().weight, model.get_output_embeddings().weight)
+    """Refuse NaN and infinity in norms, biases and embeddings. To look at all weights would take too long."""
+    embeddings = [module.weight for module in (model.get_input_embeddings(), model.get_output_embeddings())]
     for name, values in model.named_parameters():
-        looked_at = values.ndim == 1 or any(values is weight for weight in embeddings)
-        if not looked_at or values.is_meta or not values.is_floating_point():
+        if values.is_meta or not values.is_floating_point() or not (values.ndim == 1 or any(values is e for e in embeddings)):
             continue
-        extremes = torch.stack(torch.aminmax(values.detach()))  # both are NaN if any value is; no copy of the tensor is made
+        extremes = torch.stack(torch.aminmax(values.detach()))  # NaN if any value is; needs no copy of the tensor
         if not extremes.isfinite().all():
             raise ValueError(
-                f"the tensor {name!r} in {str(files.get(name, path))!r} has NaN or infinite values as {values.dtype}: the file is "
-                "damaged, fetch it again; or load it with dtype=torch.bfloat16"
+                f"{str(files.get(name, path))!r} has NaN or infinite values in {name!r}, as {values.dtype}: it is damaged, fetch "
+                "it again; or load it as bfloat16"
             )
