@@ -3,10 +3,12 @@
 from dataclasses import dataclass
 from typing import Any
 
-from transformers import AutoConfig, AutoTokenizer, Qwen2_5_VLForConditionalGeneration
-from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
+import torch
+from transformers import Qwen2_5_VLForConditionalGeneration
 
-ARCHITECTURE = "qwen2_5_vl"
+from kvlib.checkpoint import check_weights, load_config, load_image_processor, load_tokenizer, require_tensors
+
+HUB_OPTIONS = ("cache_dir", "force_download", "local_files_only", "proxies", "revision", "token")
 
 
 class StreamQwenModel:
@@ -18,20 +20,30 @@ class StreamQwenModel:
 
     @staticmethod
     def from_pretrained(path, *args, **kwargs) -> Qwen2_5_VLForConditionalGeneration:
-        """As in transformers; `torch_dtype` is accepted for `dtype`.
+        """As in transformers; `torch_dtype` is accepted for `dtype`. Code from a checkpoint is never run.
 
-        Raises FileNotFoundError when nothing can be loaded from `path`, ValueError when it holds another architecture or
-        lacks some of the model's tensors.
+        The files of a local folder are checked before any weight is read. Raises FileNotFoundError for missing files,
+        ValueError for damaged files, another architecture, tensors that are missing, of another shape or not finite, and
+        for `trust_remote_code=True`.
         """
         if "torch_dtype" in kwargs:
             kwargs["dtype"] = kwargs.pop("torch_dtype")
-        check_architecture(path)
-        model, info = Qwen2_5_VLForConditionalGeneration.from_pretrained(path, *args, output_loading_info=True, **kwargs)
-        if missing := sorted(info["missing_keys"]):
+        if kwargs.pop("trust_remote_code", False):
+            raise ValueError("trust_remote_code=True: kvlib runs no code from a checkpoint; leave it out")
+        config = load_config(path, **{name: kwargs[name] for name in HUB_OPTIONS if name in kwargs})
+        files = check_weights(path, config)
+        # Pickles are not read. Wrong shapes are not ignored: they come back in `info`, and are refused below.
+        fixed = dict(output_loading_info=True, trust_remote_code=False, use_safetensors=True, ignore_mismatched_sizes=True)
+        try:
+            model, info = Qwen2_5_VLForConditionalGeneration.from_pretrained(path, *args, **kwargs | fixed)
+        except ImportError as error:  # a quantized checkpoint
+            raise ValueError(f"the checkpoint at {str(path)!r} needs another package: {error}") from error
+        require_tensors(path, sorted(info["missing_keys"]))
+        if wrong := sorted(info["mismatched_keys"]):
             raise ValueError(
-                f"the checkpoint at {str(path)!r} lacks {len(missing)} of the model's tensors, {missing[0]!r} for one: it is "
-                "damaged or incomplete, fetch it again"
+                f"a tensor at {str(path)!r} has another shape than config.json gives: {wrong[0]}; fetch both again"
             )
+        _check_finite(model, path, files)
         return model
 
 
@@ -46,27 +58,22 @@ class Processor:
 def load_processor(path) -> Processor:
     """Tokenizer and image settings of the checkpoint at `path`; needs no torchvision.
 
-    Raises FileNotFoundError and ValueError as `StreamQwenModel.from_pretrained`.
+    Raises FileNotFoundError for missing files, ValueError for damaged ones, for a tokenizer without the special tokens of a
+    turn or with ids outside the model's vocabulary, and for image settings that do not fit the model.
     """
-    check_architecture(path)
-    return Processor(AutoTokenizer.from_pretrained(path), Qwen2VLImageProcessorPil.from_pretrained(path))
+    config = load_config(path)
+    return Processor(load_tokenizer(path, config), load_image_processor(path, config))
 
 
-def check_architecture(path) -> None:
-    """Raise FileNotFoundError or ValueError unless `path` holds a Qwen2.5-VL checkpoint without sliding windows."""
-    try:
-        config = AutoConfig.from_pretrained(path)
-    except OSError as error:
-        raise FileNotFoundError(
-            f"no checkpoint at {str(path)!r}: give a directory with config.json and weights, or a model's name on the Hub"
-        ) from error
-    if config.model_type != ARCHITECTURE:
-        raise ValueError(
-            f"the checkpoint at {str(path)!r} is of architecture {config.model_type!r}, but kvlib streams "
-            f"{ARCHITECTURE!r} only: choose a Qwen2.5-VL checkpoint"
-        )
-    if other := set(config.text_config.layer_types) - {"full_attention"}:
-        raise ValueError(
-            f"the checkpoint at {str(path)!r} has layers of {sorted(other)}, which forget by themselves: choose one whose "
-            'config.json has "use_sliding_window": false'
-        )
+def _check_finite(model, path, files: dict) -> None:
+    """Refuse NaN and infinity in norms, biases and embeddings. To look at all weights would take too long."""
+    embeddings = [module.weight for module in (model.get_input_embeddings(), model.get_output_embeddings())]
+    for name, values in model.named_parameters():
+        if values.is_meta or not values.is_floating_point() or not (values.ndim == 1 or any(values is e for e in embeddings)):
+            continue
+        extremes = torch.stack(torch.aminmax(values.detach()))  # NaN if any value is; needs no copy of the tensor
+        if not extremes.isfinite().all():
+            raise ValueError(
+                f"{str(files.get(name, path))!r} has NaN or infinite values in {name!r}, as {values.dtype}: it is damaged, fetch "
+                "it again; or load it as bfloat16"
+            )

@@ -15,10 +15,11 @@ from kvlib.manager import QUESTION_ROOM, KVCacheManager
 from kvlib.ops.backbone import backbone_of
 from kvlib.ops.decoding import TokenGraph, addresses, can_capture
 from kvlib.ops.fused import device_of
+from kvlib.ops.pixels import grid_of, patchify
 from kvlib.ops.positions import chunk_positions, rotary_tables, text_positions
 from kvlib.ops.storage import EIGHT_BIT
 from kvlib.prompts import DEFAULT_QUESTION, question_tokens, tokens_after_frames, tokens_before_frames
-from kvlib.video import grid_of, patchify, stack_frames
+from kvlib.video import stack_frames
 
 MAX_EXTENT = 2**17  # positions that a chunk may span: about 18 hours of video
 MAX_FPS = 1000.0

@@ -1,14 +1,20 @@
-"""From a video file to pixel patches: decoded one batch at a time by decord, resized and patchified in torch."""
+"""From a video file to chunks of frames, decoded one batch at a time by decord, and from frames to one tensor."""
 
-from collections.abc import Iterator
+import math
+import os
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from itertools import zip_longest
+from numbers import Integral, Real
 from pathlib import Path
 
 import numpy as np
 import torch
-import torch.nn.functional as F
-from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import smart_resize
+from PIL import Image
+
+from kvlib.ops.pixels import check_frame_size
+
+EIGHT_BIT_MODES = {"1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr", "HSV"}  # of PIL, convertible to RGB
 
 
 class VideoChunks:
@@ -17,13 +23,15 @@ class VideoChunks:
     Iterating yields `(time_s, frames)`: the time of the chunk's last frame in seconds and uint8 [T, H, W, 3]. While one chunk
     is used the next is decoded, and no more than that. The last chunk may be shorter.
 
-    Raises FileNotFoundError for a missing file, ValueError for a file without a readable frame and for a frame count or
-    rate that is not positive.
+    Raises FileNotFoundError for a missing file, PermissionError for one that may not be read, ValueError for a file without
+    a readable frame and for a `chunk_frames` or `sample_fps` that cannot be used.
     """
 
     def __init__(self, path, chunk_frames: int = 2, sample_fps: float = 2.0):
-        if chunk_frames < 1 or sample_fps <= 0:
-            raise ValueError(f"chunk_frames={chunk_frames}, sample_fps={sample_fps}: both must be positive")
+        if isinstance(chunk_frames, bool) or not isinstance(chunk_frames, Integral) or chunk_frames < 1:
+            raise ValueError(f"chunk_frames={chunk_frames!r}: give a whole number of frames, at least 1")
+        if isinstance(sample_fps, bool) or not isinstance(sample_fps, Real) or not 0 < sample_fps < math.inf:
+            raise ValueError(f"sample_fps={sample_fps!r}: give a finite, positive number of frames per second")
         self.path, self.chunk_frames, self.sample_fps = Path(path), chunk_frames, sample_fps
         self._reader = _open(self.path)
         self.video_fps = float(self._reader.get_avg_fps())
@@ -59,6 +67,8 @@ def _open(path: Path):
 
     if not path.is_file():
         raise FileNotFoundError(f"no video file at {str(path)!r}: check VIDEO_PATH")
+    if not os.access(path, os.R_OK):
+        raise PermissionError(f"the video file {str(path)!r} may not be read: change its permissions")
     try:
         reader = decord.VideoReader(str(path), num_threads=1)
     except Exception as error:  # decord raises its own type
@@ -72,62 +82,46 @@ def _open(path: Path):
 
 
 def stack_frames(frames) -> torch.Tensor:
-    """One uint8 tensor [T, H, W, 3] of a list of PIL images, of an array or of a tensor.
+    """One uint8 tensor [T, H, W, 3] of frames.
 
-    Raises ValueError for no frames, frames of mixed sizes, and anything that is not 8-bit RGB.
+    frames: uint8 [T, H, W, 3] with any strides, or PIL images and uint8 [H, W, 3] in a list. PIL images with at most 8 bits
+    per channel are converted to RGB.
+
+    Raises ValueError for no frames, mixed sizes, sizes that `check_frame_size` refuses, and what is not 8-bit RGB.
     """
-    if isinstance(frames, torch.Tensor | np.ndarray):
-        stacked = torch.as_tensor(frames)
+    if isinstance(frames, np.ndarray | torch.Tensor) and frames.dtype != object:
+        stacked = _as_tensor(frames)
+    elif isinstance(frames, Iterable) and getattr(frames, "ndim", 1):  # an array of objects without axes is no list
+        stacked = _stack([_as_tensor(frame) for frame in frames])
     else:
-        images = [np.asarray(frame.convert("RGB") if hasattr(frame, "convert") else frame) for frame in frames]
-        sizes = sorted({image.shape[:2] for image in images})
-        if len(sizes) > 1:
-            raise ValueError(f"frames of mixed sizes (height, width) {sizes}: resize them to one size per chunk")
-        stacked = torch.from_numpy(np.stack(images)) if images else torch.empty(0)
-    if stacked.shape[:1].numel() == 0 or not len(stacked):
+        raise ValueError(f"frames of type {type(frames).__name__}: give a list of images, or uint8 [frames, height, width, 3]")
+    if not stacked.ndim or not len(stacked):
         raise ValueError("a chunk of zero frames: give at least one frame")
-    if stacked.ndim != 4 or stacked.shape[-1] != 3 or stacked.dtype != torch.uint8:
-        raise ValueError(
-            f"frames of shape {tuple(stacked.shape)} and type {stacked.dtype}: give uint8 RGB, [frames, height, width, 3]"
-        )
+    if stacked.ndim != 4 or stacked.shape[-1] != 3:
+        raise ValueError(f"frames of shape {tuple(stacked.shape)}: give uint8 RGB, [frames, height, width, 3]")
+    check_frame_size(*stacked.shape[1:3])
     return stacked
 
 
-def grid_of(frames: torch.Tensor, settings) -> tuple[int, int, int]:
-    """The grid (t, h, w) in patches that uint8 frames [T, H, W, 3] become; `settings` as in `patchify`."""
-    patch, limits = (
-        settings.patch_size,
-        dict(min_pixels=settings.size["shortest_edge"], max_pixels=settings.size["longest_edge"]),
-    )
-    height, width = smart_resize(*frames.shape[1:3], factor=patch * settings.merge_size, **limits)
-    return -(-len(frames) // settings.temporal_patch_size), height // patch, width // patch
+def _stack(images: list[torch.Tensor]) -> torch.Tensor:
+    if wrong := [tuple(image.shape) for image in images if image.shape[2:] != (3,)]:
+        raise ValueError(f"a frame of shape {wrong[0]}: give uint8 RGB, [height, width, 3]")
+    if len(sizes := sorted({tuple(image.shape[:2]) for image in images})) > 1:
+        raise ValueError(f"frames of mixed sizes (height, width) {sizes}: resize them to one size per chunk")
+    return torch.stack(images) if images else torch.empty(0)
 
 
-def patchify(frames: torch.Tensor, settings, device) -> tuple[torch.Tensor, tuple[int, int, int]]:
-    """Pixel patches of uint8 frames [T, H, W, 3], computed on `device`.
-
-    Returns fp32 [t*h*w, 3 * temporal_patch * patch * patch], in the order of `Qwen2VLImageProcessorPil`, and the grid
-    (t, h, w) in patches. An odd frame is paired with a repeat of the last. `settings` is an image processor of Qwen2-VL:
-    patch sizes, pixel limits, mean and standard deviation are read from it.
-    """
-    patch, merge, temporal = settings.patch_size, settings.merge_size, settings.temporal_patch_size
-    t, h, w = grid_of(frames, settings)
-    pixels = _resize(frames.to(device).permute(0, 3, 1, 2).float(), h * patch, w * patch)
-    mean, std = (torch.tensor(x, device=pixels.device).view(1, 3, 1, 1) for x in (settings.image_mean, settings.image_std))
-    pixels = (pixels * settings.rescale_factor - mean) / std
-    short = -len(pixels) % temporal
-    pixels = torch.cat([pixels, pixels[-1:].expand(short, -1, -1, -1)])
-    cells = pixels.view(t, temporal, 3, h // merge, merge, patch, w // merge, merge, patch)
-    patches = cells.permute(0, 3, 6, 4, 7, 2, 1, 5, 8)
-    return patches.reshape(t * h * w, -1), (t, h, w)
-
-
-def _resize(pixels: torch.Tensor, height: int, width: int) -> torch.Tensor:
-    """Bicubic with antialiasing, as Pillow does it: one axis after the other with whole levels in between, beginning with
-    the axis that leaves the smaller image."""
-    rows, columns = pixels.shape[-2:]
-    between = (rows, width) if rows * width <= height * columns else (height, columns)
-    for size in (between, (height, width)):
-        if pixels.shape[-2:] != size:
-            pixels = F.interpolate(pixels, size, mode="bicubic", antialias=True).round().clamp(0, 255)
-    return pixels
+def _as_tensor(frame) -> torch.Tensor:
+    """uint8 of any shape. Memory that torch cannot share (negative strides, read-only) is copied."""
+    if isinstance(frame, Image.Image):
+        if frame.mode not in EIGHT_BIT_MODES:
+            raise ValueError(f"a PIL image of mode {frame.mode!r}: scale it to 8 bits per channel and convert it to 'RGB'")
+        try:
+            frame = np.array(frame.convert("RGB"))
+        except OSError as error:  # PIL may read the file only now
+            raise ValueError(f"a PIL image whose file is damaged ({error}): save it again") from error
+    if not isinstance(frame, np.ndarray | torch.Tensor):
+        raise ValueError(f"a frame of type {type(frame).__name__}: give a PIL image, or uint8 RGB [height, width, 3]")
+    if frame.dtype not in (np.uint8, torch.uint8):
+        raise ValueError(f"frames of type {frame.dtype}: give uint8 RGB, with the values scaled to 0..255")
+    return torch.from_numpy(np.require(frame, requirements="CW")) if isinstance(frame, np.ndarray) else frame

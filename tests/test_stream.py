@@ -12,9 +12,9 @@ from transformers.models.qwen2_5_vl.modeling_qwen2_5_vl import apply_rotary_pos_
 from kvlib import EvictionConfig, VideoStreamingInference
 from kvlib import stream as stream_module
 from kvlib.cache import ChunkSpan, StreamLayer, fitting, turn_keys
+from kvlib.ops.pixels import patchify
 from kvlib.ops.positions import rotation
 from kvlib.policies import POLICIES
-from kvlib.video import patchify
 
 
 def next_logits(engine) -> torch.Tensor:

@@ -142,15 +142,12 @@ def figures(
     from kvlib.lab.figures.recipes import redraw_all
     from kvlib.lab.report import paths
 
-    for folder in folders or [paths.FIGURES, paths.FIGURES / "full_size"]:
-        names = sorted(path.stem for path in (folder / "data").glob("*.json"))
-        if not names:
-            raise typer.BadParameter(
-                f"no stored figures in {folder / 'data'}: run the notebooks, or give a folder that has them"
-            )
-        for name in names:
-            redraw(name, folder)
-            typer.echo(paths.shown(folder / f"{name}.png"))
+    try:
+        drawn = redraw_all(folders or [paths.FIGURES, paths.FIGURES / "full_size"])
+    except FileNotFoundError as error:
+        raise typer.BadParameter(str(error)) from error
+    for path in drawn:
+        typer.echo(paths.shown(path))
 
 
 @app.command()

@@ -11,8 +11,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from kvlib.lab.report import paths
+from kvlib.lab.report.criteria import FAIL, count_verdicts, criteria_table
 from kvlib.lab.report.index import write_index
-from kvlib.lab.report.report import FAIL
 from kvlib.lab.sweep.notebook import execute, last_lines, parameter_defaults
 
 NOTEBOOK_DIR = paths.ROOT / "notebooks"
@@ -41,14 +41,14 @@ def run_workbook(names: Sequence[str], parameters: dict) -> int:
     page = write_index(paths.report_path("", output).parent, paths.figure_dir(output))
     print(f"all of it on one page: {paths.shown(page)}")
     for name in unfinished:
-        print(f"{name} did not finish with a report; see {paths.shown(executed_copy(name))}")
+        print(f"{name} did not finish with a report; see {paths.shown(paths.executed_path(name, output))}")
     return int(bool(unfinished) or any(row["verdict"] == FAIL for row in criteria))
 
 
 def run_notebook(name: str, parameters: dict) -> bool:
     """Execute one notebook with those of the parameters it knows; report on one line; return whether it finished."""
-    source, target = NOTEBOOK_DIR / f"{name}.ipynb", executed_copy(name)
-    target.parent.mkdir(exist_ok=True)
+    source, target = NOTEBOOK_DIR / f"{name}.ipynb", paths.executed_path(name, parameters.get("OUTPUT_DIR", ""))
+    target.parent.mkdir(parents=True, exist_ok=True)
     print(f"{name} ", end="", flush=True)
     start = time.perf_counter()
     known = {key: parameters[key] for key in parameters.keys() & parameter_defaults(source).keys()}
@@ -59,20 +59,12 @@ def run_notebook(name: str, parameters: dict) -> bool:
     return not error
 
 
-def executed_copy(name: str) -> Path:
-    """Where the executed notebook goes."""
-    return paths.RESULTS / f"{name}.ipynb"
-
-
 def print_criteria(criteria: list[dict]) -> None:
-    """One line per criterion: notebook, id, verdict, description, measured value."""
+    """One line per criterion: notebook, id, verdict, description, measured value; and how many have each verdict."""
     print()
-    for row in criteria:
-        measured = row["measured"]
-        measured = f"{measured:.4g}" if isinstance(measured, float) else measured
-        print(f"{row['notebook']:<18} {row['id']:<4} {row['verdict']}  {row['description']}: {measured}")
-    verdicts = [row["verdict"] for row in criteria]
-    print("\n" + ", ".join(f"{verdicts.count(v)} {v}" for v in ("PASS", "WARN", "FAIL")))
+    for row in criteria_table(criteria).itertuples():
+        print(f"{row.notebook:<18} {row.id:<4} {row.verdict}  {row.description}: {row.measured}")
+    print("\n" + count_verdicts(criteria))
 
 
 def choose(notebooks: Sequence[str], parameters: Sequence[tuple[str, str]]) -> tuple[list[str], dict]:

@@ -12,7 +12,7 @@ from transformers.models.qwen2_5_vl.modeling_qwen2_5_vl import Qwen2_5_VLRotaryE
 from kvlib import EvictionConfig, VideoStreamingInference
 from kvlib.evictor import POSITION_MODES
 from kvlib.ops.fused import is_plain
-from kvlib.video import patchify
+from kvlib.ops.pixels import patchify
 
 
 def one_shot_logits(model, processor, chunks) -> torch.Tensor:

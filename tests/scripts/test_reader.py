@@ -13,7 +13,8 @@ from kvlib import EvictionConfig, VideoStreamingInference
 from kvlib.lab.report import paths
 from kvlib.lab.study import runs
 from kvlib.lab.study.synthetic import QUESTIONS
-from kvlib.video import VideoChunks, patchify
+from kvlib.ops.pixels import patchify
+from kvlib.video import VideoChunks
 
 SHORT = paths.ROOT / "data" / "clips" / "short.mp4"
 
