@@ -2,68 +2,44 @@
 
 import pytest
 import torch
+from helpers import attention_in_fp64, attention_states, relative_error
 
 from kvlib.ops import attention
-from kvlib.ops.attention import attend, fold, merge, unfold
+from kvlib.ops.attention import chunk_attention, fold, merge, unfold
 
 needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
-ROWS = 256  # queries of the reference computed at a time
-
-
-def states(heads: int, kv_heads: int, new: int, past: int, size: int, device="cpu", dtype=torch.float32, seed=0):
-    generator = torch.Generator(device).manual_seed(seed)
-    shapes = (heads, new), (kv_heads, past + new), (kv_heads, past + new)
-    return [torch.randn(1, *shape, size, generator=generator, device=device, dtype=dtype) for shape in shapes]
-
-
-def in_fp64(q, keys, values) -> torch.Tensor:
-    past, group = keys.shape[2] - q.shape[2], q.shape[1] // keys.shape[1]
-    mixed = torch.empty_like(q, dtype=torch.float64)
-    for head in range(q.shape[1]):
-        k, v = keys[0, head // group].double(), values[0, head // group].double()
-        for first in range(0, q.shape[2], ROWS):
-            rows = q[0, head, first : first + ROWS].double()
-            scores = rows @ k.T / q.shape[-1] ** 0.5
-            last = past + first + torch.arange(len(rows), device=q.device)
-            scores.masked_fill_(torch.arange(len(k), device=q.device)[None] > last[:, None], float("-inf"))
-            mixed[0, head, first : first + ROWS] = scores.softmax(-1) @ v
-    return mixed
-
-
-def error(found, exact) -> float:
-    return ((found.double() - exact).norm() / exact.norm()).item()
 
 
 @pytest.mark.parametrize("past", [0, 13, 1300])
 @pytest.mark.parametrize("new", [1, 7, 539])
 def test_against_fp64(new, past):
-    inputs = states(6, 2, new, past, 16)
-    assert error(attend(*inputs), in_fp64(*inputs)) < 1e-6
+    inputs = attention_states(6, 2, new, past, 16)
+    assert relative_error(chunk_attention(*inputs), attention_in_fp64(*inputs)) < 1e-6
 
 
 @needs_cuda
 @pytest.mark.parametrize("past", [0, 13, 130_000])
 @pytest.mark.parametrize("new", [1, 7, 5389])
 def test_against_fp64_on_cuda(new, past):
-    inputs = states(16, 2, new, past, 128, "cuda", torch.bfloat16)
-    assert error(attend(*inputs), in_fp64(*inputs)) < 0.01
+    inputs = attention_states(16, 2, new, past, 128, "cuda", torch.bfloat16)
+    assert relative_error(chunk_attention(*inputs), attention_in_fp64(*inputs)) < 0.01
 
 
 @needs_cuda
 @pytest.mark.parametrize("new", [2, 7, 700])
 def test_no_mask_on_cuda(new, monkeypatch):
     monkeypatch.setattr(torch.nn.functional, "scaled_dot_product_attention", lambda *_: pytest.fail("the plain path"))
-    attend(*states(16, 2, new, 3000, 128, "cuda", torch.bfloat16))
+    chunk_attention(*attention_states(16, 2, new, 3000, 128, "cuda", torch.bfloat16))
 
 
 @needs_cuda
 def test_a_view_of_a_larger_buffer_on_cuda():
-    q, keys, values = states(16, 2, 700, 3000, 128, "cuda", torch.bfloat16)
+    q, keys, values = attention_states(16, 2, 700, 3000, 128, "cuda", torch.bfloat16)
     wide = [torch.full((1, 2, 9000, 128), float("nan"), device="cuda", dtype=torch.bfloat16) for _ in range(2)]
     for buffer, stored in zip(wide, (keys, values), strict=True):
         buffer[:, :, 100:3800] = stored
-    found = attend(q.transpose(1, 2).contiguous().transpose(1, 2), *(buffer[:, :, 100:3800] for buffer in wide))
-    assert error(found, in_fp64(q, keys, values)) < 0.01
+    found = chunk_attention(q.transpose(1, 2).contiguous().transpose(1, 2), *(buffer[:, :, 100:3800] for buffer in wide))
+    assert relative_error(found, attention_in_fp64(q, keys, values)) < 0.01
 
 
 @pytest.mark.parametrize("past", [1, 7, 1300])
@@ -80,8 +56,8 @@ def test_past_and_own_chunk_merged_are_attention_over_both(past, monkeypatch):
     calls = []
     monkeypatch.setattr(attention, "flash", lambda *a, **k: calls.append(a[0].shape) or plain(*a, **k))
     monkeypatch.setattr(attention, "has_flash", lambda *a: True)
-    inputs = states(6, 2, 39, past, 16)
-    assert error(attend(*inputs), in_fp64(*inputs)) < 1e-6
+    inputs = attention_states(6, 2, 39, past, 16)
+    assert relative_error(chunk_attention(*inputs), attention_in_fp64(*inputs)) < 1e-6
     assert calls == [(1, 6, 39, 16), (1, 2, 3 * 39, 16)], "the past is read once for all heads that share its keys"
 
 
@@ -92,6 +68,6 @@ def test_merging_far_apart_sums_does_not_overflow():
 
 
 def test_folding_and_back():
-    q, keys, _ = states(6, 2, 5, 0, 4)
+    q, keys, _ = attention_states(6, 2, 5, 0, 4)
     assert torch.equal(unfold(fold(q, keys), q), q)
     assert torch.equal(fold(q, keys)[0, 1, :5], q[0, 3])
