@@ -30,8 +30,8 @@ from kvlib.lab.report import paths
 from kvlib.lab.report.files import write_atomic
 from kvlib.lab.report.report import Report
 from kvlib.lab.study import budgets, runs
-from kvlib.ops.storage import EIGHT_BIT
 from kvlib.ops.pixels import grid_of
+from kvlib.ops.storage import EIGHT_BIT
 
 SIZES = {"3b": (5_000, 54_000, 130_000), "7b": (54_000,), "reader": (250, 1_000, 4_000)}  # tokens in the cache
 FRAMES = {"3b": (4, 1080, 1920), "7b": (4, 1080, 1920), "reader": (2, 112, 224)}  # of a chunk: number, height, width

@@ -8,8 +8,8 @@ import torch
 from transformers.cache_utils import Cache
 
 from kvlib import KVCacheManager
+from kvlib.ops.pixels import patchify
 from kvlib.ops.positions import text_positions
-from kvlib.video import patchify
 
 QUESTION = "What?"
 QUESTION_TURN = f"<|im_start|>user\n{QUESTION}<|im_end|>\n<|im_start|>assistant\n"

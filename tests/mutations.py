@@ -3,8 +3,8 @@
     .venv/bin/python tests/mutations.py            # all; writes tests/mutations.md
     .venv/bin/python tests/mutations.py "slack 0"  # some, by name
 
-Each fault is put into a copy of the project, in which the tests named beside it run until the first one fails. Takes about half an
-hour on two cores; `make test` does not run it.
+Each fault is put into a copy of the project, in which the tests named beside it run until the first one fails. That takes
+about half an hour on two cores; `make test` does not do it.
 """
 
 import shutil

@@ -5,10 +5,10 @@ import threading
 import pandas as pd
 import pytest
 import torch
+from kvlib.lab.study.baselines import LastFrames
 from test_language import transformers_forward
 
 from kvlib import EvictionConfig, VideoStreamingInference
-from kvlib.lab.study.baselines import LastFrames
 from kvlib.lab.study.diagnosis import REGIONS, attention_by_region, contiguous_positions, explain
 from kvlib.ops import language as language_module
 

@@ -6,7 +6,7 @@ import weakref
 import pytest
 import torch
 
-from kvlib import EvictionConfig, VideoStreamingInference
+from kvlib import EvictionConfig, KVCacheManager, VideoStreamingInference
 from kvlib.ops.graphs import GraphPool
 
 
@@ -18,22 +18,22 @@ def no_garbage_collector():
     gc.enable()
 
 
-def test_an_engine_and_a_failed_chunk_are_freed_without_the_garbage_collector(engine, model, frames, no_garbage_collector):
+def test_an_engine_and_a_failed_chunk_are_freed_without_the_garbage_collector(
+    engine, model, frames, monkeypatch, no_garbage_collector
+):
     """Cycles would keep gigabytes of buffers alive for a while."""
-    streamed, tails = engine(EvictionConfig(110)), []
-    make_tail = streamed.cache_manager.tail
+    streamed, tails, make_tail = engine(EvictionConfig(110)), [], KVCacheManager.tail
 
-    def tail():
-        tails.append(weakref.ref(made := make_tail()))
+    def tail(manager):
+        tails.append(weakref.ref(made := make_tail(manager)))
         return made
 
-    streamed.cache_manager.tail = tail
+    monkeypatch.setattr(KVCacheManager, "tail", tail)
     for seed in range(8):
         streamed.append_video_chunk(frames(2, seed))
     streamed.ask("What?", max_new_tokens=4)
     assert len(tails) == 9
     assert [reference() for reference in tails] == [None] * 9
-    del streamed.cache_manager.tail, make_tail, tail
     buffers = [weakref.ref(buffer) for buffer in streamed.cache_manager.state.buffers]
     del streamed
     assert [buffer() for buffer in buffers] == [None] * len(buffers)

@@ -6,35 +6,13 @@ import bitsandbytes
 import peft
 import pytest
 import torch
+from helpers import one_shot_logits
 from torch import nn
 from transformers.models.qwen2_5_vl.modeling_qwen2_5_vl import Qwen2_5_VLRotaryEmbedding, apply_rotary_pos_emb
 
 from kvlib import EvictionConfig, VideoStreamingInference
 from kvlib.evictor import POSITION_MODES
 from kvlib.ops.fused import is_plain
-from kvlib.ops.pixels import patchify
-
-
-def one_shot_logits(model, processor, chunks) -> torch.Tensor:
-    """What transformers' whole model says to the same turns in one forward, with its own positions and masks."""
-    patches, grids, text = [], [], "<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n"
-    for chunk in chunks:
-        part, grid = patchify(chunk, processor.image_processor, "cpu")
-        patches.append(part)
-        grids.append(grid)
-        pads = "<|video_pad|>" * (grid[0] * grid[1] * grid[2] // 4)
-        text += f"<|im_start|>user\n<|vision_start|>{pads}<|vision_end|><|im_end|>\n"
-    text += "<|im_start|>user\nWhat?<|im_end|>\n<|im_start|>assistant\n"
-    ids = processor.tokenizer(text, return_tensors="pt")["input_ids"]
-    with torch.no_grad():
-        out = model(
-            input_ids=ids,
-            mm_token_type_ids=(ids == model.config.video_token_id) * 2,
-            pixel_values_videos=torch.cat(patches),
-            video_grid_thw=torch.tensor(grids),
-            second_per_grid_ts=torch.ones(len(chunks)),
-        )
-    return out.logits[0, -1]
 
 
 def with_lora(model):

@@ -8,7 +8,7 @@ import torch
 from transformers.models.qwen2_5_vl.modeling_qwen2_5_vl import Qwen2_5_VLMLP
 
 from kvlib.lab.report import paths
-from kvlib.lab.study import experiments
+from kvlib.lab.study import runs
 from kvlib.ops import vision
 from kvlib.ops.graphs import GraphPool
 from kvlib.ops.vision import MAX_GRAPH_PATCHES, MAX_LAYOUTS, VisionGraph, VisionTower, feed_forward, layout
@@ -30,7 +30,7 @@ def test_features_are_those_of_transformers(model, grid):
 
 @torch.no_grad()
 def test_features_of_the_reader_too():
-    visual = experiments.load(str(paths.READER), torch.device("cpu"))[0].model.visual
+    visual = runs.load(str(paths.READER), torch.device("cpu"))[0].model.visual
     grid = (2, 10, 20)
     theirs = visual(patches(grid), grid_thw=torch.tensor([grid])).pooler_output
     torch.testing.assert_close(VisionTower(visual, None)(patches(grid), grid), theirs, rtol=1e-4, atol=1e-4)

@@ -8,12 +8,12 @@ import pytest
 
 from kvlib.lab.panel import dashboard
 from kvlib.lab.panel.dashboard import Dashboard, answer_table, film_strip
-from kvlib.lab.study import experiments
+from kvlib.lab.study import runs
 
 
 @pytest.fixture
 def panel(model, processor, monkeypatch):
-    monkeypatch.setattr(experiments, "load", lambda *_: (model, processor))
+    monkeypatch.setattr(runs, "load", lambda *_: (model, processor))
     monkeypatch.setattr(dashboard, "DRAW_EVERY", 0.0)
     return Dashboard("data/reader", "data/clips/short.mp4", 250)
 

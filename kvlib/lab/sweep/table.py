@@ -63,8 +63,8 @@ def plot_sweep(table: pd.DataFrame, grid: dict[str, list], measure: str) -> Figu
     values = rows.pivot_table(index=varied[0], columns=varied[1], values="value", sort=False)
     values = values.reindex(index=table[varied[0]].unique(), columns=table[varied[1]].unique())  # failed runs stay empty
     with plt.rc_context(style.STYLE):
-        style = dict(annot=True, fmt=".4g", cmap="cividis", annot_kws={"size": 7}, cbar_kws={"label": label})
-        sns.heatmap(values, ax=axis, **style)
+        options = dict(annot=True, fmt=".4g", cmap="cividis", annot_kws={"size": 7}, cbar_kws={"label": label})
+        sns.heatmap(values, ax=axis, **options)
         axis.set(xlabel=varied[1], ylabel=varied[0])
         if varied[2:]:
             axis.set_title(f"mean over {', '.join(varied[2:])}")
