@@ -36,35 +36,35 @@ def check_checkpoint(path) -> None:
 
 def load_config(path, **hub_options):
     """The configuration of a Qwen2.5-VL whose cached keys stay valid as the stream grows."""
+    model_type = ARCHITECTURE
     if folder := _local_folder(path):
         _refuse_adapter(folder)
-        _check_architecture(path, _read_json(folder / "config.json").get("model_type"))
+        model_type = _read_json(folder / "config.json").get("model_type")
         _read_present(folder, ["generation_config.json"])
-    with _explained("config.json", path):
-        config = AutoConfig.from_pretrained(path, trust_remote_code=False, **hub_options)
-    _check_architecture(path, config.model_type)
+    if model_type == ARCHITECTURE:
+        with _explained("config.json", path):
+            config = AutoConfig.from_pretrained(path, trust_remote_code=False, **hub_options)
+        model_type = config.model_type
+    problem = f"has model_type {model_type!r} in config.json, but kvlib streams {ARCHITECTURE!r} only"
+    require(model_type == ARCHITECTURE, path, problem, "choose a Qwen2.5-VL checkpoint")
     text, rope = config.text_config, config.text_config.rope_parameters
-    if other := sorted(set(text.layer_types) - {"full_attention"}):
-        remedy = 'choose a checkpoint whose config.json has "use_sliding_window": false'
-        raise _fault(path, f"has layers of {other}, which drop old tokens themselves", remedy)
-    if rope["rope_type"] in ("dynamic", "longrope"):
-        problem = f"has rope_type {rope['rope_type']!r}: its frequencies change with the length, and cached keys become invalid"
-        raise _fault(path, problem, 'set "default" or "yarn" in config.json')
+    problem = f"has layers of {sorted(set(text.layer_types))}, some of which drop old tokens themselves"
+    require(set(text.layer_types) == {"full_attention"}, path, problem, 'set "use_sliding_window": false in config.json')
+    problem = f"has rope_type {rope['rope_type']!r}: its frequencies change with the length, and cached keys become invalid"
+    require(rope["rope_type"] not in ("dynamic", "longrope"), path, problem, 'set "default" or "yarn" in config.json')
     section, pairs = rope.get("mrope_section"), text.hidden_size // text.num_attention_heads // 2
-    if not isinstance(section, list) or len(section) != 3 or sum(section) != pairs:
-        raise _fault(path, f"has mrope_section {section} in config.json, not three numbers with the sum {pairs}")
+    fits = isinstance(section, list) and len(section) == 3 and sum(section) == pairs
+    require(fits, path, f"has mrope_section {section} in config.json, not three numbers with the sum {pairs}")
     return config
 
 
 def check_weights(path, config) -> dict[str, Path]:
     """Check headers, names and shapes. Returns the file of each tensor; empty for a name on the Hub."""
-    if not (folder := _local_folder(path)):
-        return {}
-    files, stored, dtypes = {}, {}, set()
-    for file, indexed in _shards(folder).items():
+    folder, files, stored, dtypes = _local_folder(path), {}, {}, set()
+    for file, indexed in _shards(folder).items() if folder else ():
         header = _read_header(file)
-        if lost := sorted(indexed - header.keys()):
-            raise _fault(file, f"lacks the tensor {lost[0]!r}, which {INDEX} names", "fetch both again")
+        lost = sorted(indexed - header.keys())
+        require(not lost, file, f"lacks tensors that {INDEX} names, such as {lost[:1]}", "fetch both again")
         for name, (shape, dtype) in header.items():  # the older, published names become those of the model
             name = re.sub(
                 r"^model(?!\.(language_model|visual))", "model.language_model", re.sub("^visual", "model.visual", name)
@@ -72,33 +72,44 @@ def check_weights(path, config) -> dict[str, Path]:
             files[name], stored[name] = file, shape
             dtypes.add(dtype)
     declared = getattr(config, "quantization_config", None)
-    if bool(declared) == (dtypes <= FLOATS):
+    if folder:
         problem = f"has weights of {sorted(dtypes)}, but config.json has quantization_config {declared}"
-        raise _fault(path, problem, "fetch weights and config.json of one checkpoint, best one that is not quantized")
-    if not declared:
-        _compare_shapes(path, config, stored)
+        require(bool(declared) != (dtypes <= FLOATS), path, problem, "fetch both of one checkpoint, best one not quantized")
+    if folder and not declared:
+        with _explained("the model in config.json", path), torch.device("meta"):
+            expected = {name: list(t.shape) for name, t in Qwen2_5_VLForConditionalGeneration(config).state_dict().items()}
+        if config.tie_word_embeddings or config.text_config.tie_word_embeddings:
+            expected.pop("lm_head.weight")
+        wrong = [(name, stored[name], shape) for name, shape in expected.items() if stored.get(name, shape) != shape]
+        require_tensors(path, expected.keys() - stored.keys(), wrong)
     return files
+
+
+def require_tensors(path, missing, mismatched) -> None:
+    """Raise ValueError for any missing names, and for any mismatched (name, shape stored, shape wanted)."""
+    missing, mismatched = sorted(missing), sorted(mismatched)
+    require(not missing, path, f"lacks {len(missing)} of the model's tensors, {missing[:1]} for one")
+    require(not mismatched, path, f"has tensors (name, shape, by config.json) {mismatched[:1]}", "fetch both of one checkpoint")
 
 
 def load_tokenizer(path, config):
     """The tokenizer. It has the special tokens of a turn, encodes plain text, and all its ids are in the vocabulary."""
     if folder := _local_folder(path):
         present = _read_present(folder, TOKENIZER_FILES)
-        if "tokenizer.json" not in present and not ("vocab.json" in present and (folder / "merges.txt").exists()):
-            raise FileNotFoundError(f"no tokenizer.json in {str(path)!r}: fetch the tokenizer files of the checkpoint too")
         if "tokenizer.json" not in present:
+            if "vocab.json" not in present or not (folder / "merges.txt").exists():
+                raise FileNotFoundError(f"no tokenizer.json in {str(path)!r}: fetch the tokenizer files of the checkpoint too")
             _read(folder / "merges.txt")
     with _explained("tokenizer", path):
         tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=False)
-        ids, text = tokenizer.get_vocab(), "user\nassistant"
+        ids, size, text = tokenizer.get_vocab(), config.text_config.vocab_size, "user\nassistant"
         lost = [t for t in SPECIAL_TOKENS if tokenizer.encode(t, add_special_tokens=False) != [ids.get(t)]]
         reads_text = tokenizer.decode(tokenizer.encode(text, add_special_tokens=False)) == text
-    if lost or not reads_text:
-        problem = f"lacks the special tokens {lost}" if lost else "does not give back plain text"
-        raise _fault(path, f"has a tokenizer that {problem}", "fetch the tokenizer files of a Qwen2.5-VL")
-    if (largest := max(ids.values())) >= config.text_config.vocab_size:
-        problem = f"has a tokenizer with ids up to {largest}, but vocab_size {config.text_config.vocab_size} in config.json"
-        raise _fault(path, problem, "fetch both of one checkpoint")
+    remedy = "fetch the tokenizer files of a Qwen2.5-VL"
+    require(not lost, path, f"has a tokenizer that lacks the special tokens {lost}", remedy)
+    require(reads_text, path, "has a tokenizer that does not give back plain text", remedy)
+    problem = f"has a tokenizer with ids up to {max(ids.values())}, but vocab_size {size} in config.json"
+    require(max(ids.values()) < size, path, problem, "fetch both of one checkpoint")
     return tokenizer
 
 
@@ -110,32 +121,36 @@ def load_image_processor(path, config) -> Qwen2VLImageProcessorPil:
             raise FileNotFoundError(f"no {IMAGE_FILES[0]} in {str(path)!r}: fetch that of the checkpoint")
     with _explained(IMAGE_FILES[0], path):
         given = dict(Qwen2VLImageProcessorPil.get_image_processor_dict(path)[0])
-        size, kind = given.pop("size", None) or {}, given.get("image_processor_type", "none named")
-        low, high = (given.pop(f"{x}_pixels", None) or size.get(f"{x}_pixels") for x in ("min", "max"))
-        low, high = size.get("shortest_edge") or low or PIXEL_LIMITS[0], size.get("longest_edge") or high or PIXEL_LIMITS[1]
+        size, kind = given.pop("size", None) or {}, given.get("image_processor_type", "Qwen2 by default")
+        low, high = given.pop("min_pixels", None), given.pop("max_pixels", None)  # these override `size`, as in transformers
+        low = low or size.get("shortest_edge") or size.get("min_pixels") or PIXEL_LIMITS[0]
+        high = high or size.get("longest_edge") or size.get("max_pixels") or PIXEL_LIMITS[1]
         made = Qwen2VLImageProcessorPil.from_dict(given | {"size": {"shortest_edge": low, "longest_edge": high}})
         scales = torch.tensor([made.image_mean, made.image_std])
         usable = scales.shape == (2, 3) and scales.isfinite().all() and scales[1].min() > 0 and made.rescale_factor > 0
-        usable = usable and 0 < low <= high and ("Qwen2" in kind or kind == "none named") and given
+        usable = usable and 0 < low <= high and "Qwen2" in kind and given
     vision, sizes = config.vision_config, (made.patch_size, made.temporal_patch_size, made.merge_size)
     wanted = (vision.patch_size, vision.temporal_patch_size, vision.spatial_merge_size)
-    if not usable or sizes != wanted:
-        problem = f"has a {IMAGE_FILES[0]} that does not fit: type {kind}, patch sizes {sizes} (the model's: {wanted}), pixels"
-        raise _fault(path, f"{problem} {low} to {high}, mean and deviation {scales.tolist()}", "fetch that of a Qwen2.5-VL")
+    problem = f"has a {IMAGE_FILES[0]} that does not fit: type {kind}, patch sizes {sizes} (the model's: {wanted}), pixels"
+    problem = f"{problem} {low} to {high}, mean and deviation {scales.tolist()}"
+    require(usable and sizes == wanted, path, problem, "fetch that of a Qwen2.5-VL")
     return made
+
+
+def require(condition, path, problem: str, remedy: str = "the checkpoint is damaged or incomplete, fetch it again") -> None:
+    """Raise ValueError with path, problem and remedy unless the condition holds."""
+    if not condition:
+        raise ValueError(f"{str(path)!r} {problem}: {remedy}")
 
 
 def _local_folder(path) -> Path | None:
     folder = Path(str(path))
-    if folder.is_dir():
-        if not os.access(folder, os.R_OK | os.X_OK):
-            raise _fault(path, "is a folder that you may not read", "change its permissions")
-        return folder
-    if folder.exists():
-        raise _fault(path, "is a file", "give the folder that holds config.json, tokenizer and weights")
-    if not re.fullmatch(r"\w[\w.-]*(/\w[\w.-]*)?", str(path)):  # no name on the Hub either
+    readable = os.access(folder, os.R_OK | os.X_OK)
+    require(readable or not folder.is_dir(), path, "is a folder that you may not read", "change its permissions")
+    require(folder.is_dir() or not folder.exists(), path, "is a file", "give the folder that holds config.json and weights")
+    if not folder.is_dir() and not re.fullmatch(r"\w[\w.-]*(/\w[\w.-]*)?", str(path)):  # no name on the Hub either
         raise FileNotFoundError(f"no checkpoint at {str(path)!r}: give a folder with config.json, or a model's name on the Hub")
-    return None
+    return folder if folder.is_dir() else None
 
 
 def _refuse_adapter(folder: Path) -> None:
@@ -143,13 +158,7 @@ def _refuse_adapter(folder: Path) -> None:
     if not complete and (folder / "adapter_config.json").exists():
         base = _read_json(folder / "adapter_config.json").get("base_model_name_or_path")
         remedy = f"load {base!r}, then peft.PeftModel.from_pretrained(model, {str(folder)!r}).merge_and_unload()"
-        raise _fault(folder, f"holds an adapter (LoRA) of the base model {base!r}, not a model", remedy)
-
-
-def _check_architecture(path, found) -> None:
-    if found != ARCHITECTURE:
-        problem = f"has model_type {found!r} in config.json, but kvlib streams {ARCHITECTURE!r} only"
-        raise _fault(path, problem, "choose a Qwen2.5-VL checkpoint")
+        require(False, folder, f"holds an adapter (LoRA) of the base model {base!r}, not a model", remedy)
 
 
 def _shards(folder: Path) -> dict[Path, set[str]]:
@@ -161,8 +170,8 @@ def _shards(folder: Path) -> dict[Path, set[str]]:
         remedy = "fetch them, or convert weights that you trust: load them with transformers, then save_pretrained"
         raise FileNotFoundError(f"no {WEIGHTS} or {INDEX} in {str(folder)!r}, only {others}: {remedy}")
     placed = _read_json(folder / INDEX).get("weight_map")
-    if not isinstance(placed, dict) or not placed or not all(isinstance(file, str) for file in placed.values()):
-        raise _fault(folder / INDEX, "has no usable weight_map")
+    usable = isinstance(placed, dict) and placed and all(isinstance(file, str) for file in placed.values())
+    require(usable, folder / INDEX, "has no usable weight_map")
     return {folder / file: {name for name in placed if placed[name] == file} for file in sorted(set(placed.values()))}
 
 
@@ -174,40 +183,21 @@ def _read_header(file: Path) -> dict[str, tuple[list[int], str]]:
             parts = {name: opened.get_slice(name) for name in opened.keys()}  # noqa: SIM118 (not a dict)
             return {name: (part.get_shape(), part.get_dtype()) for name, part in parts.items()}
     except Exception as error:  # safetensors raises its own type
-        raise _fault(file, f"({file.stat().st_size} bytes) is cut or damaged ({error})") from error
-
-
-def _compare_shapes(path, config, stored: dict[str, list[int]]) -> None:
-    with _explained("the model in config.json", path), torch.device("meta"):
-        expected = {name: list(t.shape) for name, t in Qwen2_5_VLForConditionalGeneration(config).state_dict().items()}
-    if config.tie_word_embeddings or config.text_config.tie_word_embeddings:
-        expected.pop("lm_head.weight")
-    require_tensors(path, sorted(expected.keys() - stored.keys()))
-    if wrong := sorted(name for name in expected if stored[name] != expected[name]):
-        problem = f"has {wrong[0]!r} of shape {stored[wrong[0]]}, but {expected[wrong[0]]} by config.json"
-        raise _fault(path, problem, "fetch both of one checkpoint")
-
-
-def require_tensors(path, missing: list[str]) -> None:
-    """Raise ValueError if there are any missing tensors."""
-    if missing:
-        raise _fault(path, f"lacks {len(missing)} of the model's tensors, {missing[0]!r} for one")
+        size = file.stat().st_size
+        raise ValueError(f"{str(file)!r} ({size} bytes) is cut or damaged ({error}): fetch it again") from error
 
 
 def _read(file: Path, count: int = -1) -> bytes:
+    if not file.exists():
+        raise FileNotFoundError(f"no {file.name} in {str(file.parent)!r}: the checkpoint is incomplete, fetch it again")
     try:
         with file.open("rb") as opened:
             content = opened.read(count)
-    except FileNotFoundError as error:
-        raise FileNotFoundError(
-            f"no {file.name} in {str(file.parent)!r}: the checkpoint is incomplete, fetch it again"
-        ) from error
     except OSError as error:
-        raise _fault(file, f"cannot be read ({error.strerror})", "give a file that you may read") from error
-    if content.startswith(b"version https://git-lfs"):
-        raise _fault(file, "is a Git LFS pointer, not the file itself", f"run `git lfs pull` in {str(file.parent)!r}")
-    if not content:
-        raise _fault(file, "is empty")
+        raise ValueError(f"{str(file)!r} cannot be read ({error.strerror}): give a file that you may read") from error
+    pointer, remedy = content.startswith(b"version https://git-lfs"), f"run `git lfs pull` in {str(file.parent)!r}"
+    require(not pointer, file, "is a Git LFS pointer, not the file itself", remedy)
+    require(content, file, "is empty")
     return content
 
 
@@ -215,9 +205,8 @@ def _read_json(file: Path) -> dict:
     try:
         content = json.loads(_read(file).decode())
     except (UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise _fault(file, f"is not valid JSON ({error})") from error
-    if not isinstance(content, dict):
-        raise _fault(file, f"holds a JSON {type(content).__name__}, not an object")
+        raise ValueError(f"{str(file)!r} is not valid JSON ({error}): it is damaged, fetch it again") from error
+    require(isinstance(content, dict), file, f"holds a JSON {type(content).__name__}, not an object")
     return content
 
 
@@ -225,13 +214,9 @@ def _read_present(folder: Path, names) -> dict[str, dict]:
     return {name: _read_json(folder / name) for name in names if (folder / name).exists()}
 
 
-def _fault(path, problem: str, remedy: str = "the checkpoint is damaged or incomplete, fetch it again") -> ValueError:
-    return ValueError(f"{str(path)!r} {problem}: {remedy}")
-
-
 @contextmanager
 def _explained(part: str, path):
-    """Turns what transformers raises into FileNotFoundError or ValueError with the part and the checkpoint."""
+    """Turns what transformers raises into FileNotFoundError or ValueError with the part and the path."""
     try:
         yield
     except OSError as error:
@@ -239,4 +224,4 @@ def _explained(part: str, path):
     except Exception as error:
         own_code = "trust_remote_code" in str(error)
         problem = "needs code of its own, which is not run" if own_code else f"is unusable: {type(error).__name__}: {error}"
-        raise _fault(path, f"({part}) {problem}", "choose a Qwen2.5-VL checkpoint, or fetch it again") from error
+        raise ValueError(f"{str(path)!r} ({part}) {problem}: choose a Qwen2.5-VL checkpoint, or fetch it again") from error

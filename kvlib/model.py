@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from transformers import Qwen2_5_VLForConditionalGeneration
 
-from kvlib.checkpoint import check_weights, load_config, load_image_processor, load_tokenizer, require_tensors
+from kvlib.checkpoint import check_weights, load_config, load_image_processor, load_tokenizer, require, require_tensors
 
 HUB_OPTIONS = ("cache_dir", "force_download", "local_files_only", "proxies", "revision", "token")
 
@@ -28,21 +28,17 @@ class StreamQwenModel:
         """
         if "torch_dtype" in kwargs:
             kwargs["dtype"] = kwargs.pop("torch_dtype")
-        if kwargs.pop("trust_remote_code", False):
-            raise ValueError("trust_remote_code=True: kvlib runs no code from a checkpoint; leave it out")
+        own_code = kwargs.pop("trust_remote_code", False)
+        require(not own_code, path, f"with trust_remote_code={own_code}: kvlib runs no code from a checkpoint", "leave it out")
         config = load_config(path, **{name: kwargs[name] for name in HUB_OPTIONS if name in kwargs})
         files = check_weights(path, config)
-        # Pickles are not read. Wrong shapes are not ignored: they come back in `info`, and are refused below.
+        # No pickles are read. Wrong shapes come back in `info`, where `require_tensors` refuses them.
         fixed = dict(output_loading_info=True, trust_remote_code=False, use_safetensors=True, ignore_mismatched_sizes=True)
         try:
             model, info = Qwen2_5_VLForConditionalGeneration.from_pretrained(path, *args, **kwargs | fixed)
         except ImportError as error:  # a quantized checkpoint
             raise ValueError(f"the checkpoint at {str(path)!r} needs another package: {error}") from error
-        require_tensors(path, sorted(info["missing_keys"]))
-        if wrong := sorted(info["mismatched_keys"]):
-            raise ValueError(
-                f"a tensor at {str(path)!r} has another shape than config.json gives: {wrong[0]}; fetch both again"
-            )
+        require_tensors(path, info["missing_keys"], info["mismatched_keys"])
         _check_finite(model, path, files)
         return model
 
@@ -58,8 +54,7 @@ class Processor:
 def load_processor(path) -> Processor:
     """Tokenizer and image settings of the checkpoint at `path`; needs no torchvision.
 
-    Raises FileNotFoundError for missing files, ValueError for damaged ones, for a tokenizer without the special tokens of a
-    turn or with ids outside the model's vocabulary, and for image settings that do not fit the model.
+    Raises FileNotFoundError for missing files, ValueError for damaged ones and for those of another model.
     """
     config = load_config(path)
     return Processor(load_tokenizer(path, config), load_image_processor(path, config))
@@ -72,8 +67,5 @@ def _check_finite(model, path, files: dict) -> None:
         if values.is_meta or not values.is_floating_point() or not (values.ndim == 1 or any(values is e for e in embeddings)):
             continue
         extremes = torch.stack(torch.aminmax(values.detach()))  # NaN if any value is; needs no copy of the tensor
-        if not extremes.isfinite().all():
-            raise ValueError(
-                f"{str(files.get(name, path))!r} has NaN or infinite values in {name!r}, as {values.dtype}: it is damaged, fetch "
-                "it again; or load it as bfloat16"
-            )
+        problem = f"has NaN or infinite values in {name!r}, as {values.dtype}"
+        require(extremes.isfinite().all(), files.get(name, path), problem, "fetch it again, or load it as bfloat16")

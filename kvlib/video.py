@@ -92,7 +92,13 @@ def stack_frames(frames) -> torch.Tensor:
     if isinstance(frames, np.ndarray | torch.Tensor) and frames.dtype != object:
         stacked = _as_tensor(frames)
     elif isinstance(frames, Iterable) and getattr(frames, "ndim", 1):  # an array of objects without axes is no list
-        stacked = _stack([_as_tensor(frame) for frame in frames])
+        images = [_as_tensor(frame) for frame in frames]
+        shapes = sorted({tuple(image.shape) for image in images})
+        if len(shapes) > 1:
+            raise ValueError(
+                f"frames of mixed sizes (height, width) {[s[:2] for s in shapes]}: resize them to one size per chunk"
+            )
+        stacked = torch.stack(images) if images else torch.empty(0)
     else:
         raise ValueError(f"frames of type {type(frames).__name__}: give a list of images, or uint8 [frames, height, width, 3]")
     if not stacked.ndim or not len(stacked):
@@ -101,14 +107,6 @@ def stack_frames(frames) -> torch.Tensor:
         raise ValueError(f"frames of shape {tuple(stacked.shape)}: give uint8 RGB, [frames, height, width, 3]")
     check_frame_size(*stacked.shape[1:3])
     return stacked
-
-
-def _stack(images: list[torch.Tensor]) -> torch.Tensor:
-    if wrong := [tuple(image.shape) for image in images if image.shape[2:] != (3,)]:
-        raise ValueError(f"a frame of shape {wrong[0]}: give uint8 RGB, [height, width, 3]")
-    if len(sizes := sorted({tuple(image.shape[:2]) for image in images})) > 1:
-        raise ValueError(f"frames of mixed sizes (height, width) {sizes}: resize them to one size per chunk")
-    return torch.stack(images) if images else torch.empty(0)
 
 
 def _as_tensor(frame) -> torch.Tensor:

@@ -47,9 +47,10 @@ def read(file) -> dict:
 
 
 def write(file, content) -> None:
-    """Text or JSON, in a new file."""
+    """Bytes, text or JSON, in a new file."""
     file.unlink(missing_ok=True)
-    file.write_text(content if isinstance(content, str) else json.dumps(content))
+    text = content if isinstance(content, str | bytes) else json.dumps(content)
+    file.write_bytes(text if isinstance(text, bytes) else text.encode())
 
 
 def edit(file, **changes) -> None:
@@ -60,9 +61,7 @@ def edit(file, **changes) -> None:
 
 def cut(file, size: int) -> None:
     """Keep the first `size` bytes, or leave out the last `-size`."""
-    content = file.read_bytes()[:size]
-    file.unlink()
-    file.write_bytes(content)
+    write(file, file.read_bytes()[:size])
 
 
 def edit_tensors(folder, pattern: str, change) -> str:
@@ -105,3 +104,8 @@ def without(*patterns):
 
 def several(*changes):
     return lambda f: [change(f) for change in changes]
+
+
+def sizes(size):
+    """A `size` of preprocessor_config.json, in place of the limits beside it."""
+    return settings(min_pixels=None, max_pixels=None, size=size)

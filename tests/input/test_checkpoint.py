@@ -6,8 +6,10 @@ from pathlib import Path
 
 import pytest
 import torch
+import transformers
 from checkpoints import (
     INDEX,
+    LIMITS,
     POINTER,
     SHARDS,
     config,
@@ -18,6 +20,7 @@ from checkpoints import (
     read,
     settings,
     several,
+    sizes,
     spoil,
     without,
     write,
@@ -27,6 +30,7 @@ from safetensors.torch import load_file, save_file
 from kvlib import StreamQwenModel, VideoStreamingInference, load_processor
 from kvlib.checkpoint import check_checkpoint
 
+EDGES = {"shortest_edge": 3136, "longest_edge": 50176}
 LORA = {"peft_type": "LORA", "base_model_name_or_path": "Qwen/base", "r": 8}
 
 
@@ -51,11 +55,6 @@ def index_of_another_file(f):
     write(f / INDEX, index)
 
 
-def sizes(**changes):
-    """A `size` of preprocessor_config.json, in place of the limits outside of it."""
-    return settings(min_pixels=None, max_pixels=None, size=changes)
-
-
 def in_processor_config(f):
     write(f / "processor_config.json", {"image_processor": read(f / "preprocessor_config.json")})
     without("preprocessor_config.json")(f)
@@ -67,9 +66,10 @@ GOOD = {
     "no generation_config.json": without("generation_config.json"),
     "tokenizer.json alone": without("tokenizer_config.json", "special_tokens_map.json", "added_tokens.json"),
     "image settings in processor_config.json": in_processor_config,
-    "pixel limits as edges": sizes(shortest_edge=3136, longest_edge=50176),
-    "pixel limits under four names": sizes(shortest_edge=3136, longest_edge=50176, min_pixels=3136, max_pixels=50176),
-    "pixel limits in size": sizes(min_pixels=3136, max_pixels=50176),
+    "pixel limits as edges": sizes(EDGES),
+    "pixel limits under four names": sizes({**EDGES, "min_pixels": 99, "max_pixels": 99999}),
+    "pixel limits beside size, which they override": settings(size={"shortest_edge": 99, "longest_edge": 99999}),
+    "pixel limits in size": sizes(LIMITS),
     "another name of the image processor": settings(image_processor_type="Qwen2_5_VLImageProcessor"),
 }
 WEIGHTS = {  # faults of configuration or weights: what is done, what the message must say
@@ -85,23 +85,27 @@ WEIGHTS = {  # faults of configuration or weights: what is done, what the messag
     "the index has no weight_map": (lambda f: write(f / INDEX, {"metadata": {}}), rf"{INDEX}.*weight_map"),
     "the index has an empty weight_map": (lambda f: edit(f / INDEX, weight_map={}), rf"{INDEX}.*weight_map"),
     "the index has other values": (lambda f: edit(f / INDEX, weight_map={"a": 1}), rf"{INDEX}.*weight_map"),
-    "the index names more": (index_of_another_file, rf"{SHARDS[1]}.*lacks the tensor 'model.more.weight'"),
+    "the index names more": (index_of_another_file, rf"{SHARDS[1]}.*lacks tensors.*'model.more.weight'"),
     "the index is missing": (without(INDEX), rf"no model.safetensors or {INDEX}.*{SHARDS[0]}"),
     "only pickled weights": (pickled, r"no model.safetensors.*pytorch_model.bin.*convert.*save_pretrained"),
     "no weights at all": (without("model*"), r"no model.safetensors"),
-    "a tensor is missing": (lambda f: edit_tensors(f, r"layers\.1\.mlp\.up", lambda t: None), r"lacks 1 .*layers\.1\.mlp\.up_proj"),
-    "a tensor of another shape": (lambda f: edit_tensors(f, r"1\.mlp\.up", lambda t: t[:5].clone()), r"1\.mlp\.up.*\[5, 64\].*\[96, 64\]"),
+    "a tensor is missing": (lambda f: edit_tensors(f, r"1\.mlp\.up", lambda t: None), r"lacks 1 .*layers\.1\.mlp\.up_proj"),
+    "a tensor of another shape": (
+        lambda f: edit_tensors(f, r"1\.mlp\.up", lambda t: t[:5].clone()), r"1\.mlp\.up.*\[5, 64\].*\[96, 64\]"
+    ),
     "another vocabulary in config.json": (config(vocab_size=300), r"embed_tokens.*\[262, 64\].*\[300, 64\]"),
     "fewer layers in the weights": (config(num_hidden_layers=5), r"lacks 24 .*layers\.3"),
-    "8-bit weights undeclared": (lambda f: edit_tensors(f, "up_proj", lambda t: t.to(torch.int8)), r"I8.*quantization_config None"),
+    "8-bit weights undeclared": (
+        lambda f: edit_tensors(f, "up_proj", lambda t: t.to(torch.int8)), r"I8.*quantization_config None"
+    ),
     "quantization declared only": (
-        config(quantization_config={"quant_method": "awq"}), r"quantization_config.*awq.*not quantized"
+        config(quantization_config={"quant_method": "awq"}), r"F32.*quantization_config.*awq.*not quantized"
     ),
     "config.json is missing": (without("config.json"), r"no config\.json.*fetch it again"),
     "config.json is cut": (lambda f: cut(f / "config.json", 99), r"config\.json.*not valid JSON"),
     "config.json is empty": (lambda f: write(f / "config.json", ""), r"config\.json.*is empty"),
     "config.json is a list": (lambda f: write(f / "config.json", [1]), r"config\.json.*JSON list"),
-    "config.json is not text": (lambda f: (f / "config.json").unlink() or (f / "config.json").write_bytes(b"\xff\xfe"), r"config\.json.*JSON"),
+    "config.json is not text": (lambda f: write(f / "config.json", b"\xff\xfe"), r"config\.json.*not valid JSON"),
     "config.json is an LFS pointer": (lambda f: write(f / "config.json", POINTER), r"config\.json.*git lfs pull"),
     "config.json without a type": (config(model_type=None), r"model_type None.*Qwen2\.5-VL"),
     "config.json of another type": (config(model_type="qwen3_vl"), r"'qwen3_vl'.*Qwen2\.5-VL"),
@@ -109,10 +113,10 @@ WEIGHTS = {  # faults of configuration or weights: what is done, what the messag
     "config.json with a text for a number": (config(hidden_size="x"), r"config\.json.*hidden_size"),
     "config.json of no possible model": (config(hidden_act="no"), r"config\.json.*unusable"),
     "dynamic frequencies": (rope(type="dynamic", factor=4.0), r"rope_type 'dynamic'.*\"yarn\""),
-    "longrope frequencies": (rope(rope_type="longrope", factor=4.0, short_factor=[1.0] * 8, long_factor=[2.0] * 8), r"'longrope'"),
+    "longrope frequencies": (rope(type="longrope", factor=4.0, short_factor=[1.0] * 8, long_factor=[2.0] * 8), "'longrope'"),
     "no sections": (config(rope_scaling={"type": "yarn", "factor": 4.0}), r"mrope_section None"),
     "sections of another head size": (rope(type="mrope", mrope_section=[16, 24, 24]), r"mrope_section \[16, 24, 24\].*sum 8"),
-    "generation_config.json is cut": (lambda f: cut(f / "generation_config.json", 9), r"generation_config\.json.*not valid JSON"),
+    "generation_config.json is cut": (lambda f: cut(f / "generation_config.json", 9), r"generation_config\.json.*not valid"),
     "an adapter": (
         several(without("model*", "config.json"), lambda f: write(f / "adapter_config.json", LORA)),
         r"adapter.*'Qwen/base'.*peft.*merge_and_unload",
@@ -241,6 +245,23 @@ def test_code_from_a_checkpoint_is_neither_run_nor_asked_about(folder, tmp_path,
             assert "Qwen2.5-VL" in str(error)
             assert "trust_remote_code" not in str(error)
     assert not witness.exists()
+
+
+@pytest.mark.parametrize("loader", ["AutoConfig", "AutoTokenizer", "Qwen2_5_VLForConditionalGeneration"])
+def test_every_loader_of_transformers_is_told_not_to_run_code(published, monkeypatch, loader):
+    loader, options = getattr(transformers, loader), []
+    original = loader.from_pretrained
+
+    def recorded(*args, **kwargs):
+        options.append(dict(kwargs))
+        return original(*args, **kwargs)
+
+    monkeypatch.setattr(loader, "from_pretrained", recorded)
+    load_processor(published)
+    StreamQwenModel.from_pretrained(published)
+    assert options and all(given["trust_remote_code"] is False for given in options)
+    if loader is transformers.Qwen2_5_VLForConditionalGeneration:
+        assert options[0]["use_safetensors"] is True
 
 
 def test_trust_remote_code_is_refused(published):

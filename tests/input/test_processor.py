@@ -1,7 +1,7 @@
 """Damaged tokenizers and image settings: one error that names file and remedy."""
 
 import pytest
-from checkpoints import POINTER, config, cut, edit, read, settings, several, without, write
+from checkpoints import POINTER, config, cut, edit, read, settings, several, sizes, without, write
 
 from kvlib import load_processor
 from kvlib.checkpoint import check_checkpoint
@@ -31,7 +31,7 @@ PROCESSOR = {  # faults of tokenizer or image settings
         several(without("tokenizer.json"), lambda f: write(f / "vocab.json", {"a": 0})), r"no tokenizer\.json"
     ),
     "merges.txt is an LFS pointer": (
-        several(without("tokenizer.json"), lambda f: write(f / "vocab.json", {"a": 0}), lambda f: write(f / "merges.txt", POINTER)),
+        several(without("tokenizer.json"), lambda f: [write(f / "vocab.json", {}), write(f / "merges.txt", POINTER)]),
         r"merges\.txt.*git lfs pull",
     ),
     "ids beyond the vocabulary": (config(vocab_size=261), r"ids up to 261.*vocab_size 261"),
@@ -41,14 +41,14 @@ PROCESSOR = {  # faults of tokenizer or image settings
         r"no preprocessor_config\.json",
     ),
     "preprocessor_config.json is cut": (lambda f: cut(f / "preprocessor_config.json", 50), r"preprocessor_config\.json.*JSON"),
-    "preprocessor_config.json is empty": (lambda f: write(f / "preprocessor_config.json", {}), r"preprocessor_config\.json.*fit"),
+    "preprocessor_config.json is empty": (lambda f: write(f / "preprocessor_config.json", {}), r"preprocessor_config.*fit"),
     "another patch size": (settings(patch_size=16), r"\(16, 2, 2\).*\(14, 2, 2\)"),
     "another model's settings": (
         settings(image_processor_type="CLIPImageProcessor"), r"type CLIPImageProcessor"
     ),
     "limits the wrong way round": (settings(max_pixels=99), r"pixels 3136 to 99"),
     "a deviation of zero": (settings(image_std=[0, 1, 1]), r"preprocessor_config\.json.*fit"),
-    "a size that is a number": (settings(size=224), r"preprocessor_config\.json.*unusable"),
+    "a size that is a number": (sizes(224), r"preprocessor_config\.json.*unusable"),
 }  # fmt: skip
 
 

@@ -194,14 +194,15 @@ def test_an_object_array_of_images_is_a_list():
     assert stack_frames(images)[:, 0, 0].tolist() == [[255, 0, 0]] * 2
 
 
-CYAN_OR_GREY = {  # an image of each mode, and its RGB
-    "1": (1, (255, 255, 255)), "L": (90, (90, 90, 90)), "LA": ((90, 7), (90, 90, 90)), "RGBA": ((0, 255, 255, 9), (0, 255, 255)),
+COLOURS = {  # an image of each mode, and its RGB
+    "1": (1, (255, 255, 255)), "L": (90, (90, 90, 90)), "LA": ((90, 7), (90, 90, 90)),
+    "RGBA": ((0, 255, 255, 9), (0, 255, 255)),
     "CMYK": ((255, 0, 0, 0), (0, 255, 255)), "HSV": ((128, 255, 255), (0, 252, 255)), "YCbCr": ((90, 128, 128), (90, 90, 90)),
     "RGB": ((1, 2, 3), (1, 2, 3)),
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("mode, value, expected", [(mode, *both) for mode, both in CYAN_OR_GREY.items()])
+@pytest.mark.parametrize("mode, value, expected", [(mode, *both) for mode, both in COLOURS.items()])
 def test_images_of_eight_bits_become_rgb(mode, value, expected):
     stacked = stack_frames([Image.new(mode, (40, 30), value)])
     assert stacked.shape == (1, 30, 40, 3)
@@ -262,7 +263,7 @@ UNUSABLE = {
     "an image without a list": (np.zeros((30, 40, 3), np.uint8), r"shape \(30, 40, 3\)"),
     "grey": (np.zeros((2, 30, 40), np.uint8), r"shape \(2, 30, 40\)"),
     "channels first": (np.zeros((2, 3, 30, 40), np.uint8), r"shape \(2, 3, 30, 40\)"),
-    "clips in a list": ([np.zeros((2, 30, 40, 3), np.uint8)], r"shape \(2, 30, 40, 3\)"),
+    "clips in a list": ([np.zeros((2, 30, 40, 3), np.uint8)], r"shape \(1, 2, 30, 40, 3\)"),
     "mixed sizes": ([np.zeros((30, 40, 3), np.uint8), Image.new("RGB", (30, 40))], r"mixed sizes .*\(30, 40\), \(40, 30\)"),
 }
 
