@@ -2,16 +2,16 @@
 
 import pytest
 import torch
-from test_stream import next_logits
+from helpers import next_logits
 from transformers.models.qwen2_5_vl.modeling_qwen2_5_vl import apply_rotary_pos_emb
 
-from kvlib import EvictionConfig, evictor
-from kvlib.cache import ChunkSpan, StreamCache, StreamLayer, turn_keys
+from kvlib import EvictionConfig
 from kvlib.evictor import POSITION_MODES
-from kvlib.ops.positions import chunk_positions, rotate_keys, rotation
+from kvlib.ops.positions import chunk_positions
 from kvlib.policies import Importance, SinkWindow, Uniform
 from kvlib.policies.history import history
 from kvlib.policies.scorers import SCORERS
+from kvlib.state import ChunkSpan
 
 POLICIES = [SinkWindow(), Uniform(), *map(Importance, SCORERS)]  # the test matrix: a new policy is one line here
 CONTIGUOUS = [mode for mode in POSITION_MODES if mode != "keep"]
@@ -130,83 +130,3 @@ def test_the_least_important_of_the_history_goes_first():
     for _ in range(4):
         order.append(stored.pop(Importance(recent_share=0.3).victim(stored, 1, 100)).index)
     assert order == [2, 4, 3, 1], "the recent ones, 5 to 7, are not asked; of equals the oldest goes"
-
-
-def test_a_frame_that_repeats_the_last_one_is_redundant(engine, frames):
-    streamed = engine(EvictionConfig(400, policy=Importance("temporal_redundancy")))
-    for seed in (1, 2, 2, 3):
-        streamed.append_video_chunk(frames(2, seed))
-    scores = [chunk.score for chunk in streamed.cache_manager.chunks]
-    assert scores[2] < min(scores[1], scores[3])
-
-
-def test_what_looks_like_the_memory_does_not_surprise():
-    def surprise(direction):
-        values = torch.zeros(1, 2, 30, 4)
-        values[:, :, :20, 0] = 2.0
-        values[:, :, 20:, direction] = 1.0
-        cache = StreamCache(2, 40)
-        for layer in cache.layers:
-            layer.update(values, values)
-        return SCORERS["surprise"](cache, spans(range(3)), torch.ones(2))
-
-    assert surprise(0) == pytest.approx(0)
-    assert surprise(1) == pytest.approx(1)
-
-
-@pytest.mark.parametrize("mode", ["keep", "unrotated"])
-def test_redundancy_does_not_see_positions(engine, frames, mode):
-    """Equal pictures at other positions: turned to the same place, first-layer keys of a frame are equal."""
-    streamed = engine(EvictionConfig(400, policy=Importance("temporal_redundancy"), position_mode=mode))
-    for seed in (1, 2, 2):
-        streamed.append_video_chunk(frames(2, seed))
-    manager = streamed.cache_manager
-    first_layer = StreamCache(1, 400)
-    first_layer.layers[0].update(manager.cache.layers[0].keys, manager.cache.layers[0].values)
-    frequencies = manager.evictor.inverse_frequencies * (mode == "keep")
-    assert SCORERS["temporal_redundancy"](first_layer, manager.chunks, frequencies) == pytest.approx(-1, abs=1e-4)
-
-
-def test_norm_scorers_follow_the_norms():
-    cache = StreamCache(2, 40)
-    for layer in cache.layers:
-        layer.update(torch.ones(1, 2, 20, 4), torch.cat([torch.ones(1, 2, 10, 4), 3 * torch.ones(1, 2, 10, 4)], dim=2))
-    assert SCORERS["value_norm"](cache, spans([0]), torch.ones(2)) == pytest.approx(6)
-    assert SCORERS["key_norm"](cache, spans([0]), torch.ones(2)) == pytest.approx(-2)
-
-
-def test_an_unknown_scorer_is_named():
-    with pytest.raises(ValueError, match="scorer='magic'.*value_norm, key_norm"):
-        Importance("magic")
-
-
-def test_positions_of_an_endless_remapped_stream_stay_small(engine, frames, monkeypatch):
-    monkeypatch.setattr(evictor, "FAR", 150)
-    streamed, highest = engine(EvictionConfig(220, position_mode="remap")), 0
-    for seed in range(60):
-        streamed.append_video_chunk(frames(2, seed))
-        highest = max(highest, streamed.cache_manager.next_position)
-    far = engine(EvictionConfig(220, position_mode="compact"))
-    for seed in range(60):
-        far.append_video_chunk(frames(2, seed))
-    assert highest < 300
-    torch.testing.assert_close(next_logits(streamed), next_logits(far), rtol=1e-4, atol=1e-4)
-
-
-def test_ten_thousand_turns_in_bf16_do_not_drift():
-    """One rounding, whatever the number of turns; a chain of rotations is far off by then."""
-    frequencies = 1e4 ** (-torch.arange(0, 16, 2) / 16)
-    generator = torch.Generator().manual_seed(0)
-    keys = torch.randn(1, 2, 8, 16, generator=generator).to(torch.bfloat16)
-    layer, chunk, chain = StreamLayer(8), ChunkSpan(0, 8, 0, 3, 0), keys
-    layer.update(keys, keys)
-    for turn in range(1, 10_001):
-        turn_keys([layer], 0, chunk, *rotation(17 * turn, frequencies))
-        chain = rotate_keys(chain, 17, frequencies)
-    exact = rotate_keys(keys.float(), 170_000, frequencies)
-
-    def error(found):
-        return ((found.float() - exact).norm() / exact.norm()).item()
-
-    assert error(layer.keys) < 2**-8
-    assert error(chain) > 10 * error(layer.keys)

@@ -131,3 +131,11 @@ def test_a_model_in_a_wrapper_is_unwrapped(model, processor, frames, engine):
     streamed = VideoStreamingInference(Wrapped(), processor, "cpu")
     streamed.append_video_chunk(frames())
     assert torch.equal(next_logits(streamed), next_logits(processed(engine, frames, None, 1)))
+
+
+def test_counted_tokens_are_those_that_are_stored(engine, frames):
+    streamed = engine()
+    for seed, count in enumerate((2, 3, 6)):
+        expected = streamed.count_tokens(frames(count, seed, 84, 140), first=seed == 0)
+        before = streamed.cache_manager.get_seq_length()
+        assert streamed.append_video_chunk(frames(count, seed, 84, 140))["cache_seq_length"] - before == expected
