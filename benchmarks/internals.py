@@ -5,7 +5,7 @@ from itertools import pairwise
 
 import torch
 
-from kvlib import KVCacheManager, VideoStreamingInference, stream
+from kvlib import KVCacheManager, VideoStreamingInference, prompts, stream
 from kvlib.ops import attention
 from kvlib.ops.language import run
 from kvlib.ops.positions import text_positions
@@ -19,14 +19,14 @@ def turn_tokens(engine: VideoStreamingInference, first: bool) -> tuple[torch.Ten
 
 def question_tokens(engine: VideoStreamingInference, question: str) -> torch.Tensor:
     """Token ids [1, n] of a question's user turn and the beginning of the answer."""
-    return engine._question_tokens(question)
+    return torch.tensor([prompts.question_tokens(engine.processor.tokenizer, question)], device=engine.model.device)
 
 
 def logits_of_an_answer(engine: VideoStreamingInference, question: str, tokens: int) -> list[torch.Tensor]:
     """Logits [1, vocabulary] of the first `tokens` tokens of the greedy answer. The stream stays as it is."""
     prompt, manager = question_tokens(engine, question), engine.cache_manager
-    manager.cache.reserve(prompt.shape[1] + tokens)
     tail = manager.tail()
+    manager.cache.reserve(prompt.shape[1] + tokens, tail)
     rows = [engine._step(prompt, tail)]
     advance = engine._decoder(tail)
     while len(rows) < tokens:

@@ -143,9 +143,9 @@ class KVCacheEvictor:
         room is made for k such chunks, as far as the newest chunk can stay. Raises ValueError (see `check_fits`).
         """
         _check_fits(state, incoming)
-        gone = self._victims(state, incoming)
-        if not gone:
+        if state.stored + incoming <= state.limit:
             return state
+        gone = self._victims(state, incoming)
         evicted = sum(state.chunks[place].tokens for place in gone)
         counts = state.counts
         counts = replace(counts, evictions=counts.evictions + 1, tokens_evicted=counts.tokens_evicted + evicted)

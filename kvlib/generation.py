@@ -40,7 +40,7 @@ def generate(
     logits [1, vocabulary] are those of the first token; `advance(token [1, 1])` gives the next ones. Ends before one of
     `stops`.
     """
-    generator, new = sampling.generator(), []
+    generator, new, steps = sampling.generator(), [], 0
     while True:
         step = pick(logits, sampling.temperature, generator)
         token = int(step)
@@ -51,9 +51,9 @@ def generate(
         new.append(token)
         if len(new) == sampling.max_new_tokens:
             break
-        logits = advance(step)
+        logits, steps = advance(step), steps + 1
     decoding = time.perf_counter() - first
-    rate = (len(new) - 1) / decoding if len(new) > 1 else float("nan")
+    rate = steps / decoding if steps else float("nan")
     return new, {"ttft": first - sampling.began, "decode_tokens_per_s": rate, "new_tokens": len(new)}
 
 

@@ -39,9 +39,8 @@ def tokenize(tokenizer, text: str) -> list[int]:
 
 def plain_tokens(tokenizer, text: str) -> list[int]:
     """Token ids of `text` without any added token: where its text stands in `text`, it is split behind its first character."""
-    added = sorted(tokenizer.get_added_vocab(), key=len, reverse=True)
-    if not added:
-        return tokenize(tokenizer, text)
-    cuts = [0, *(found.start() + 1 for found in re.finditer("|".join(map(re.escape, added)), text)), len(text)]
-    parts = [text[first:last] for first, last in zip(cuts, cuts[1:], strict=False)]
+    added = tokenizer.get_added_vocab()
+    names = "|".join(map(re.escape, sorted(added, key=len, reverse=True)))
+    cuts = [found.start() + 1 for found in re.finditer(f"(?={names})", text)] if added else []
+    parts = [text[first:last] for first, last in zip([0, *cuts], [*cuts, len(text)], strict=True)]
     return [token for part in parts if part for token in tokenize(tokenizer, part)]

@@ -5,6 +5,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import wraps
+from numbers import Real
 
 import torch
 
@@ -57,9 +58,7 @@ def queued(method):
 class VideoStreamingInference:
     """Streams video chunks through a Qwen2.5-VL into a bounded cache and answers questions about it.
 
-    model: a Qwen2.5-VL for conditional generation; it is never changed, so several engines may share it, in threads too. A
-    model
-        in peft's wrapper is unwrapped; its adapters stay in effect.
+    model: a Qwen2.5-VL for conditional generation, in peft's wrapper too; it is never changed, so engines may share it.
     processor: anything with `tokenizer` and `image_processor` (`load_processor`, `AutoProcessor`).
     device: where pixels are prepared; the model stays where it is.
     eviction_config: None = never evict.
@@ -94,9 +93,8 @@ class VideoStreamingInference:
         """Append one chunk: a list of PIL images or uint8 [T, H, W, 3], sampled at `fps` frames per second.
 
         Room is made first, so the stored tokens never exceed the budget. Returns `get_cache_info()`. Raises ValueError for
-        frames that cannot be used and for a chunk that cannot fit. After any exception, also one from outside such as
-        KeyboardInterrupt or CUDA's OutOfMemoryError, the chunk is not in the cache and the stream goes on; at most, room has
-        been made for the chunk.
+        frames that cannot be used and for a chunk that cannot fit. After any exception, KeyboardInterrupt and CUDA's
+        OutOfMemoryError too, the chunk is not in the cache and the stream goes on; at most, room has been made.
         """
         return self.append_encoded(self.encode(frames, fps))
 
@@ -107,7 +105,7 @@ class VideoStreamingInference:
 
         Takes and raises what `append_video_chunk` does for frames that cannot be used.
         """
-        if not (isinstance(fps, int | float) and 0 < fps <= MAX_FPS):
+        if isinstance(fps, bool) or not isinstance(fps, Real) or not 0 < fps <= MAX_FPS:
             raise ValueError(
                 f"fps={fps!r}: give the rate at which the frames were sampled, above 0 and up to {MAX_FPS:g} per second"
             )
@@ -154,27 +152,19 @@ class VideoStreamingInference:
         """Answer a question about the stream so far; the stream is afterwards exactly as it was, also after an exception.
 
         Sampling is from softmax(logits / temperature), reproducible with a `seed`; `do_sample=False` takes the likeliest token.
-        Nothing else of the checkpoint's generation_config is applied but its end tokens: no top_k, no top_p, and no
-        repetition_penalty, which would keep a line that is sung twice from being read twice. Special tokens written in the
-        question stay text.
+        Of the checkpoint's generation_config only the end tokens are applied: no top_k, no top_p, and no repetition_penalty,
+        which would keep a line that is sung twice from being read twice. Special tokens in the question stay text.
 
         Returns the answer and `ttft` (s, question to first token), `decode_tokens_per_s`, `new_tokens`, `prompt_tokens`. Raises
-        ValueError for unusable arguments, for a question longer than the free room behind a bounded stream (the message says
-        how long it may be), and when nothing was appended yet. Room for the answer grows with it and is given back.
+        ValueError for unusable arguments, when nothing was appended yet, and for a question longer than the free room behind a
+        bounded stream: the message says how long it may be. Room for the answer grows with it and is given back.
         """
         began, manager = time.perf_counter(), self.cache_manager
-        self._check_question(question)
         device = device_of(self.model.lm_head)
         if do_sample and not 0 < temperature < float("inf"):
             raise ValueError(f"temperature={temperature}: give a positive one, or do_sample=False for the likeliest token")
         sampling = Sampling(began, max_new_tokens, temperature if do_sample else 0.0, seed, device)
-        prompt = self._question_tokens(question)
-        free = manager.state.capacity - manager.get_seq_length()
-        if manager.evictor is not None and prompt.shape[1] > free:
-            raise ValueError(
-                f"a question of {prompt.shape[1]} tokens does not fit behind the {manager.get_seq_length()} stored ones: "
-                f"it may have up to {free} tokens; shorten it"
-            )
+        prompt = self._prompt(question)
         try:
             return self._generate(prompt, sampling)
         finally:
@@ -189,21 +179,19 @@ class VideoStreamingInference:
         and all the rotated keys [1, KV heads, tokens, head dim] that they are compared with. Raises as `ask` does for a
         question.
         """
-        self._check_question(question)
-        return self._step(self._question_tokens(question), on_queries=on_queries)
+        prompt = self._prompt(question)
+        try:
+            return self._step(prompt, self._tail(prompt), on_queries)
+        finally:
+            self.cache_manager.cache.trim()
 
     @queued
     @torch.no_grad()
     def shrink(self, max_cache_tokens: int) -> dict:
-        """Go on with a smaller budget, for a card whose memory turned out too small: evicts down to `max_cache_tokens`, gives
-        the
-        memory back and returns `get_cache_info()`.
-
-        Raises ValueError for a stream that never evicts, for a budget that is not smaller than the present one, and for one
-        into which the sink and the newest chunk do not fit; nothing is changed then.
-        """
+        """Go on with a smaller budget, for a card whose memory turned out too small: see `KVCacheManager.shrink`."""
         self.cache_manager.shrink(max_cache_tokens)
         self._token_graph = None  # it refers to the larger buffers
+        self.backbone.graphs.clear()
         if self.device.type == "cuda":
             torch.cuda.empty_cache()
         return self.get_cache_info()
@@ -222,10 +210,7 @@ class VideoStreamingInference:
 
     def _generate(self, prompt: torch.Tensor, sampling: Sampling) -> tuple[str, dict]:
         """Write the prompt [1, n] and the answer to a tail; the answer and its metrics."""
-        cache = self.cache_manager.cache
-        cache.reserve(prompt.shape[1])
-        tail = self.cache_manager.tail()
-        decode = None
+        cache, tail, decode = self.cache_manager.cache, self._tail(prompt), None
 
         def advance(token: torch.Tensor) -> torch.Tensor:
             nonlocal decode
@@ -239,11 +224,14 @@ class VideoStreamingInference:
         answer = self.processor.tokenizer.decode(new, skip_special_tokens=True).strip()
         return answer, metrics | {"prompt_tokens": prompt.shape[1]}
 
-    def _step(self, tokens: torch.Tensor, tail: Tail | None = None, on_queries: Callable | None = None) -> torch.Tensor:
-        """Write text tokens [1, n] to `tail`, or to a new one; logits [1, vocabulary] of the token that follows."""
-        if tail is None:
-            self.cache_manager.cache.reserve(tokens.shape[1])
-            tail = self.cache_manager.tail()
+    def _tail(self, tokens: torch.Tensor) -> Tail:
+        """A tail with room for tokens [1, n]; whoever takes it calls `trim` afterwards."""
+        tail = self.cache_manager.tail()
+        self.cache_manager.cache.reserve(tokens.shape[1], tail)
+        return tail
+
+    def _step(self, tokens: torch.Tensor, tail: Tail, on_queries: Callable | None = None) -> torch.Tensor:
+        """Write text tokens [1, n] to `tail`; logits [1, vocabulary] of the token that follows."""
         positions = text_positions(tokens.shape[1], tail.next_position)
         embed = self.model.get_input_embeddings()
         hidden = self._forward(embed(tokens.to(device_of(embed))), positions, tail, on_queries)
@@ -286,9 +274,22 @@ class VideoStreamingInference:
         tokenizer = self.processor.tokenizer
         return self._on_device(tokens_before_frames(tokenizer, first)), self._on_device(tokens_after_frames(tokenizer))
 
-    def _question_tokens(self, question: str) -> torch.Tensor:
-        """Token ids [1, n] of a question's turn."""
-        return self._on_device(question_tokens(self.processor.tokenizer, question))
+    def _prompt(self, question: str) -> torch.Tensor:
+        """Token ids [1, n] of a question's turn. Raises ValueError for an unusable question, one that does not fit, and before
+        the first chunk."""
+        manager = self.cache_manager
+        if not manager.chunks:
+            raise ValueError("nothing was appended yet: call append_video_chunk before ask")
+        if not isinstance(question, str) or not question.strip():
+            raise ValueError(f"question={question!r}: give a text that is not empty")
+        tokens = question_tokens(self.processor.tokenizer, question)
+        free = manager.state.capacity - manager.get_seq_length()
+        if manager.evictor is not None and len(tokens) > free:
+            raise ValueError(
+                f"a question of {len(tokens)} tokens does not fit behind the {manager.get_seq_length()} stored ones: it may "
+                f"have up to {free} tokens; shorten it"
+            )
+        return self._on_device(tokens)
 
     def _on_device(self, ids: list[int]) -> torch.Tensor:
         return torch.tensor([ids], device=device_of(self.model.get_input_embeddings()))
@@ -297,9 +298,3 @@ class VideoStreamingInference:
         stops = self.model.generation_config.eos_token_id
         stops = stops if isinstance(stops, list) else [stops]
         return {token for token in (*stops, self.processor.tokenizer.eos_token_id) if token is not None}
-
-    def _check_question(self, question: str) -> None:
-        if not self.cache_manager.chunks:
-            raise ValueError("nothing was appended yet: call append_video_chunk before ask")
-        if not isinstance(question, str) or not question.strip():
-            raise ValueError(f"question={question!r}: give a text that is not empty")

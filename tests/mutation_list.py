@@ -27,7 +27,7 @@ MUTATIONS = [
         "advance, self._stop_tokens(), sampling)",
         "advance, self._stop_tokens(), __import__('dataclasses').replace(sampling, began=time.perf_counter()))",
     ),
-    Mutation("tokens per second off by one", "generation.py", "(len(new) - 1) / decoding", "len(new) / decoding"),
+    Mutation("tokens per second off by one", "generation.py", "rate = steps / decoding", "rate = len(new) / decoding"),
     Mutation(
         "un-rotated keys scored as rotated", "evictor.py", "self.inverse_frequencies * rotated", "self.inverse_frequencies"
     ),

@@ -1,7 +1,5 @@
 """What this machine can do for kvlib, as one table: found in seconds, without loading weights."""
 
-import json
-import math
 import platform
 import shlex
 import shutil
@@ -16,13 +14,13 @@ import transformers
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
-from safetensors import SafetensorError, safe_open
 from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
 
+from kvlib.checkpoint import check_weights, load_config
 from kvlib.lab.figures.style import chinese_font
 from kvlib.lab.report.report import device_name
 from kvlib.lab.study.runs import default_device
-from kvlib.model import check_architecture, load_processor
+from kvlib.model import load_processor
 from kvlib.ops.attention import HOPPER, has_flash
 from kvlib.ops.fused import compiles
 from kvlib.stream import VideoStreamingInference
@@ -140,15 +138,14 @@ def model_rows(folder: Path, device: torch.device) -> tuple[list[Row], str]:
     Reads the configuration, the tokenizer and the headers of the weight files, no weights.
     """
     try:
-        check_architecture(folder)
-        config, processor = Qwen2_5_VLConfig.from_pretrained(folder), load_processor(folder)
+        config, processor = load_config(folder), load_processor(folder)
         with torch.device("meta"):  # shapes only
             model = Qwen2_5_VLForConditionalGeneration(config)
     except Exception as error:  # whatever a damaged file makes transformers raise
         return [Row("checkpoint", "would not load", f"{type(error).__name__}: {error}", False)], ""
     parameters = sum(parameter.numel() for parameter in model.parameters())
     number = 2 if device.type == "cuda" else 4  # bytes, of bf16 or fp32
-    problem = weights_problem(folder, parameters)
+    problem = weights_problem(folder, config)
     tokens = VideoStreamingInference(model, processor, "cpu").count_tokens(torch.empty(CHUNK, dtype=torch.uint8))
     room = free_bytes(device) - parameters * number
     fit = max(room, 0) // bytes_per_token(config, number)
@@ -176,24 +173,12 @@ def bytes_per_token(config: Qwen2_5_VLConfig, number: int) -> int:
     return text.num_hidden_layers * 2 * text.num_key_value_heads * head * number
 
 
-def weights_problem(folder: Path, parameters: int) -> str:
-    """What is wrong with the weight files of a model of so many `parameters`, or "". Reads their headers only."""
-    single, index = folder / "model.safetensors", folder / "model.safetensors.index.json"
+def weights_problem(folder: Path, config: Qwen2_5_VLConfig) -> str:
+    """What is wrong with the weight files of the checkpoint, or "". Reads their headers only."""
     try:
-        names = sorted(set(json.loads(index.read_text())["weight_map"].values())) if index.is_file() else [single.name]
-    except (ValueError, KeyError, AttributeError):
-        return f"{index} is damaged: fetch it again"
-    stored = 0
-    for path in (folder / name for name in names):
-        if not path.is_file():
-            return f"no {path}: fetch the checkpoint again, with all its *.safetensors files"
-        try:
-            with safe_open(path, "pt") as file:
-                stored += sum(math.prod(file.get_slice(name).get_shape()) for name in file.keys())  # noqa: SIM118
-        except (SafetensorError, OSError) as error:
-            return f"{path} is cut off or no weights at all ({error}): fetch it again"
-    if stored < parameters:
-        return f"the files hold {stored:,} of {parameters:,} parameters: fetch the checkpoint again"
+        check_weights(folder, config)
+    except (FileNotFoundError, ValueError) as error:
+        return str(error)
     return ""
 
 

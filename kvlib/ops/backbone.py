@@ -1,14 +1,14 @@
 """The parts of one model that run on the device, shared by all engines on it."""
 
 import threading
-from weakref import WeakKeyDictionary
+from weakref import WeakKeyDictionary, ref
 
 from kvlib.ops.fused import is_on_one_gpu
 from kvlib.ops.graphs import GraphPool
 from kvlib.ops.language import LanguageModel
 from kvlib.ops.vision import VisionTower
 
-_BACKBONES: WeakKeyDictionary = WeakKeyDictionary()
+_BACKBONES: WeakKeyDictionary = WeakKeyDictionary()  # weak references too: graphs go when the last engine on the model goes
 _LOCK = threading.Lock()
 
 
@@ -29,9 +29,11 @@ def captures(model) -> tuple[bool, bool]:
 
 
 def backbone_of(model) -> Backbone:
-    """The `Backbone` of `model`, the same for every engine; a new one after the model went to another kind of device, or got
-    adapters."""
+    """The `Backbone` of `model`, the same for every engine that is alive; a new one after the model went to another kind of
+    device, or got adapters."""
     with _LOCK:
-        if model not in _BACKBONES or _BACKBONES[model].captures != captures(model):
-            _BACKBONES[model] = Backbone(model)
-        return _BACKBONES[model]
+        known = _BACKBONES[model]() if model in _BACKBONES else None
+        if known is None or known.captures != captures(model):
+            known = Backbone(model)
+            _BACKBONES[model] = ref(known)
+        return known

@@ -11,7 +11,7 @@ from functools import cache
 
 import torch
 
-MAX_GRAPH_BYTES = 2**30  # of one model's graphs that are not in use
+MAX_GRAPH_BYTES = 2**29  # of one model's graphs that are not in use
 CAPTURING = threading.RLock()  # one capture at a time: all use one stream of a device
 
 
@@ -49,6 +49,11 @@ class GraphPool:
             self._idle.move_to_end(key)
             while self._bytes() > self.max_bytes:
                 self._idle.popitem(last=False)
+
+    def clear(self) -> None:
+        """Drop all graphs that are not in use."""
+        with self._lock:
+            self._idle.clear()
 
     def nbytes(self) -> int:
         """Bytes of device memory that the graphs hold which are not in use."""

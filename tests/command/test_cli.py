@@ -11,7 +11,7 @@ import pytest
 import kvlib.lab.ask
 from kvlib import EvictionConfig
 from kvlib.lab.report import paths
-from kvlib.lab.study.synthetic import write_video
+from kvlib.lab.study.clips import write_video
 from kvlib.video import VideoChunks
 
 COMMANDS = ("workbook", "sweep", "figures", "ask", "doctor")

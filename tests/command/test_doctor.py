@@ -30,6 +30,7 @@ def config_3b(checkpoint):
     (checkpoint / "model.safetensors").unlink()
     config = json.loads((checkpoint / "config.json").read_text())
     config["text_config"] |= SHAPES_3B
+    config["text_config"]["rope_parameters"]["mrope_section"] = [16, 24, 24]
     config["vision_config"] |= VISION
     (checkpoint / "config.json").write_text(json.dumps(config))
     images = json.loads((checkpoint / "preprocessor_config.json").read_text())
@@ -103,6 +104,11 @@ def missing_shard(folder):
     (folder / "model.safetensors.index.json").write_text(json.dumps(index))
 
 
+def damaged_index(folder):
+    (folder / "model.safetensors").rename(folder / "a.safetensors")
+    (folder / "model.safetensors.index.json").write_text("{")
+
+
 def missing_tensors(folder):
     from safetensors.torch import load_file, save_file
 
@@ -118,12 +124,12 @@ def other_architecture(folder):
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
-        (cut, "model.safetensors is cut off"),
-        (pointer, "model.safetensors is cut off or no weights at all"),
-        (missing_shard, "b.safetensors: fetch"),
-        (missing_tensors, "parameters: fetch the checkpoint again"),
+        (cut, "is cut or damaged"),
+        (pointer, "model.safetensors' is a Git LFS pointer"),
+        (missing_shard, "a.safetensors' lacks tensors"),
+        (missing_tensors, "lacks 1 of the model's tensors"),
         (other_architecture, "bert"),
-        (lambda folder: (folder / "model.safetensors.index.json").write_text("{"), "index.json is damaged"),
+        (damaged_index, "index.json' is not valid JSON"),
         (lambda folder: (folder / "config.json").unlink(), "config.json"),
     ],
 )

@@ -10,7 +10,7 @@ import pytest
 
 from kvlib.lab import workbook
 from kvlib.lab.report import paths
-from kvlib.stream import DEFAULT_QUESTION
+from kvlib.prompts import DEFAULT_QUESTION
 
 GOOD = """
 from kvlib.lab.report.report import Report
@@ -54,7 +54,7 @@ def test_a_failing_notebook_is_shown_and_does_not_stop_the_others(notebooks, kvl
     assert shown.index("raises ") < shown.index(" good ")
     assert "P1 PASS chunk size: 4" in shown
     assert "1 PASS, 0 WARN, 0 FAIL" in shown
-    assert (tmp_path / "results" / "raises.ipynb").is_file()
+    assert (tmp_path / "reports" / "raises.ipynb").is_file(), "beside the report"
 
 
 def test_parameters_reach_the_notebook_and_a_failed_criterion_the_exit_status(notebooks, kvlib, tmp_path):

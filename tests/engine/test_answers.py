@@ -6,6 +6,7 @@ import pytest
 import torch
 from helpers import processed, scripted
 
+from kvlib import generation
 from kvlib import stream as stream_module
 
 
@@ -81,6 +82,10 @@ class Clock:
     def perf_counter(self) -> float:
         return self.now
 
+    def replace_time(self, monkeypatch) -> None:
+        for module in (stream_module, generation):
+            monkeypatch.setattr(module, "time", SimpleNamespace(perf_counter=self.perf_counter))
+
     def pass_in(self, _module, inputs) -> None:
         self.now += self.prefill if inputs[0].shape[1] > 1 else self.decode
 
@@ -88,7 +93,7 @@ class Clock:
 @pytest.mark.parametrize("new", [2, 5, 9])
 def test_metrics_count_the_whole_prompt_and_one_step_less_than_tokens(streamed, model, monkeypatch, new):
     clock = Clock(prefill=0.2, decode=0.05)
-    monkeypatch.setattr(stream_module, "time", SimpleNamespace(perf_counter=clock.perf_counter))
+    clock.replace_time(monkeypatch)
     hook = model.model.language_model.layers[0].mlp.register_forward_pre_hook(clock.pass_in)
     with scripted(model, {10: 0.0}):
         _, metrics = streamed.ask("What?", max_new_tokens=new, do_sample=False)
@@ -108,7 +113,7 @@ def test_ttft_begins_with_the_question(streamed, model, monkeypatch):
         return original(*arguments)
 
     monkeypatch.setattr(stream_module, "question_tokens", slow)
-    monkeypatch.setattr(stream_module, "time", SimpleNamespace(perf_counter=clock.perf_counter))
+    clock.replace_time(monkeypatch)
     hook = model.model.language_model.layers[0].mlp.register_forward_pre_hook(clock.pass_in)
     with scripted(model, {10: 0.0}):
         _, metrics = streamed.ask("What?", max_new_tokens=1, do_sample=False)

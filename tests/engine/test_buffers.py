@@ -10,10 +10,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kvlib import EvictionConfig, KVCacheManager, VideoStreamingInference
-from kvlib.cache import OverlappingMove, closed, moved_positions, rerotated
 from kvlib.evictor import POSITION_MODES
 from kvlib.ops.positions import rotate_keys
 from kvlib.ops.storage import EIGHT_BIT, saturating_cast
+from kvlib.steps import OverlappingMove, closed, placed, rerotated
 
 SINK, CHUNK = 54, 16  # tokens of the first and of a later chunk of two frames of 56 x 84
 
@@ -60,7 +60,7 @@ def test_what_stays_is_what_it_was_whatever_goes(sizes, block, data):
     gone = data.draw(st.sets(st.integers(0, len(sizes) - 1), max_size=len(sizes) - 1))
     manager, kept = filled(sizes)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("kvlib.cache.MOVE_BLOCK", block)
+        patch.setattr("kvlib.steps.MOVE_BLOCK", block)
         manager.current.state = closed(manager.state, gone)
     stays = [place for place in range(len(sizes)) if place not in gone]
     for layer, parts in zip(manager.cache.layers, kept, strict=True):
@@ -105,14 +105,14 @@ def test_a_stream_with_a_budget_never_gets_other_buffers(engine, frames):
 def rotate_to(manager: KVCacheManager, starts, frequencies) -> None:
     """Move the chunks of a stream to other positions, as an eviction does."""
     state = manager.state
-    manager.current.state = moved_positions(rerotated(state, state, starts, frequencies), starts)
-    manager.cache.settle()
+    manager.current.state = placed(rerotated(state, state, starts, frequencies), starts)
+    manager.current.settle()
 
 
 @pytest.mark.parametrize("at_once", [1, 2, 3])
 def test_layers_are_rotated_alike_however_many_at_once(model, monkeypatch, at_once):
     frequencies = model.model.language_model.rotary_emb.inv_freq
-    monkeypatch.setattr("kvlib.cache.ROTATED_AT_ONCE", at_once * 2 * 5 * 16)
+    monkeypatch.setattr("kvlib.steps.ROTATED_AT_ONCE", at_once * 2 * 5 * 16)
     manager, kept = filled([11, 5, 14], layers=3)
     rotate_to(manager, [0, 15, 20], frequencies)
     for layer, (keys, values) in zip(manager.cache.layers, kept, strict=True):

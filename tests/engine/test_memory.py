@@ -8,6 +8,7 @@ import torch
 
 from kvlib import EvictionConfig, KVCacheManager, VideoStreamingInference
 from kvlib.ops.graphs import GraphPool
+from kvlib.prompts import question_tokens
 
 
 @pytest.fixture
@@ -85,7 +86,7 @@ def test_a_question_that_does_not_fit_says_how_long_it_may_be(engine, frames):
     with pytest.raises(ValueError, match=f"may have up to {free} tokens"):
         streamed.ask("?" * free, max_new_tokens=2)
     assert streamed.cache_manager.fingerprint() == before
-    turn = streamed._question_tokens("?").shape[1] - 1
+    turn = len(question_tokens(streamed.processor.tokenizer, "?")) - 1
     assert streamed.ask("?" * (free - turn), max_new_tokens=2, do_sample=False)[1]["prompt_tokens"] == free
     assert streamed.cache_manager.fingerprint() == before
 

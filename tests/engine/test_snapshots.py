@@ -45,7 +45,7 @@ def test_the_fingerprint_sees_one_changed_number(engine, frames):
     changes = (
         dict(counts=replace(state.counts, tokens_evicted=1)),
         dict(next_position=state.next_position + 1),
-        dict(positions=state.positions + 1),
+        dict(spread=(state.spread[0] + 1,)),
         dict(seen=state.seen + 1),
         dict(chunks_seen=2),
         dict(chunks=(replace(state.chunks[0], score=1.0),)),
@@ -59,7 +59,7 @@ def test_the_fingerprint_sees_one_changed_number(engine, frames):
 
 def test_snapshots_copy_no_key(engine, frames):
     manager = processed(engine, frames, EvictionConfig(110), 8).cache_manager
-    record = manager.take_snapshot().record
+    record = manager.take_snapshot()
     assert manager.state.originals and not record.originals and not record.buffers and not record.pending
 
 

@@ -157,5 +157,5 @@ def test_what_ends_a_stream_is_kept_and_questions_still_work(engine, monkeypatch
 
 
 def test_a_question_before_the_first_chunk_is_refused(engine):
-    with pytest.raises(ValueError, match="nothing was watched yet"):
+    with pytest.raises(ValueError, match="nothing was appended yet"):
         LiveStream(engine(), CLIP, 2, 2.0).ask("What?")

@@ -18,7 +18,7 @@ from kvlib.lab.study.scoring import (
     summarise,
     truth_at,
 )
-from kvlib.stream import QUESTION_ZH
+from kvlib.prompts import QUESTION_ZH
 
 SONG = [
     Subtitle(0, 2, "Row your boat"),

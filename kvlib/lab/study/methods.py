@@ -7,7 +7,8 @@ from collections.abc import Callable, Iterable
 from kvlib.evictor import EvictionConfig
 from kvlib.policies import Importance
 from kvlib.policies.scorers import SCORERS
-from kvlib.stream import DEFAULT_QUESTION, VideoStreamingInference
+from kvlib.prompts import DEFAULT_QUESTION
+from kvlib.stream import VideoStreamingInference
 
 
 def methods(budget: int, position_mode: str) -> dict[str, Callable]:
