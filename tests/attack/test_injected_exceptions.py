@@ -61,7 +61,7 @@ def attack_append(engine, new, sample, salt):
 def test_append_with_an_eviction(engine, frames, policy, mode):
     made = streamed(engine, frames, EvictionConfig(220, policy=policy, position_mode=mode))
     before = made.cache_manager.evictor.total_evictions
-    assert attack_append(made, frames(2, 99), 25, f"{policy}{mode}") > 0
+    assert attack_append(made, frames(2, 99), 60, f"{policy}{mode}") > 0
     assert made.cache_manager.evictor.total_evictions == before, "the attacks ran on copies"
 
 
@@ -74,7 +74,7 @@ def test_ask(engine, frames, policy, mode):
     def ask(target):
         target.ask(QUESTION, max_new_tokens=3, do_sample=False)
 
-    attack(made, ask, same, lambda target: None, made.question_logits(QUESTION), 30, mode)
+    attack(made, ask, same, lambda target: None, made.question_logits(QUESTION), 80, mode)
 
 
 def test_append_that_moves_the_window_to_the_front(engine, frames):
@@ -86,7 +86,7 @@ def test_append_that_moves_the_window_to_the_front(engine, frames):
         if following.cache_manager.state.start < made.cache_manager.state.start:
             break
         made, seed = following, seed + 1
-    assert attack_append(made, frames(2, seed), 80, "front") > 0
+    assert attack_append(made, frames(2, seed), 150, "front") > 0
 
 
 @pytest.mark.parametrize("budget", [None, 300])
