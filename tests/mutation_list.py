@@ -76,7 +76,7 @@ MUTATIONS = [
     Mutation("no recent window", "policies/history.py", "<= recent_tokens", "<= 0"),
     Mutation("surprise turned round", "policies/scorers.py", "return 1 - _mean(cosine", "return _mean(cosine"),
     Mutation("redundancy sees positions", "policies/scorers.py", "rotate_keys(old, shift,", "rotate_keys(old, 0,"),
-    Mutation("special tokens in a question", "prompts.py", "    if not added:\n", "    if True:\n"),
+    Mutation("special tokens in a question", "prompts.py", "text)] if added else []", "text)] if False else []"),
     Mutation("a question is stored", "manager.py", "        if not is_new_chunk:\n", "        if False:\n"),
     Mutation(
         "memory of an answer kept",
@@ -87,10 +87,10 @@ MUTATIONS = [
     Mutation(
         "room for the whole answer at once",
         "stream.py",
-        "        cache.reserve(prompt.shape[1])\n",
-        "        cache.reserve(prompt.shape[1] + sampling.max_new_tokens, self.cache_manager.tail())\n",
+        "cache, tail, decode = self.cache_manager.cache, self._tail(prompt), None",
+        "cache, tail, decode = self.cache_manager.cache, self._tail(prompt), None\n        cache.reserve(sampling.max_new_tokens, tail)",
     ),
-    Mutation("a question of any length", "stream.py", "prompt.shape[1] > free", "prompt.shape[1] > 10**9"),
+    Mutation("a question of any length", "stream.py", "len(tokens) > free:", "len(tokens) > 10**9:"),
     Mutation("a token sees the next", "ops/attention.py", "tril(past)", "tril(past + 1)"),
     Mutation(
         "past and chunk merged the wrong way", "ops/attention.py", "sigmoid(sums - other_sums)", "sigmoid(other_sums - sums)"
