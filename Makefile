@@ -30,7 +30,7 @@ test: setup  ## ruff, import rules, pytest, and all notebooks with small paramet
 	$(BIN)/python -m pytest -q --nbmake notebooks
 
 attack: setup  ## every injected fault of the engine's tests, of which `make test` takes a sample
-	$(BIN)/python -m pytest -q tests/attack --attack-all
+	ATTACK=all $(BIN)/python -m pytest -q tests/attack
 
 lab: setup  ## open the notebooks in JupyterLab
 	$(BIN)/jupyter lab notebooks

@@ -69,7 +69,7 @@ def chunk_attention(q: torch.Tensor, keys: torch.Tensor, values: torch.Tensor) -
 
 def capacity_of(engine: VideoStreamingInference) -> int:
     """The number of tokens for which the cache holds memory."""
-    return engine.cache_manager.cache.room()
+    return engine.cache_manager.state.room()
 
 
 def vision_features(visual, patches: torch.Tensor, grid: tuple[int, int, int]) -> torch.Tensor:

@@ -118,7 +118,12 @@ class Tail:
 
     def follow(self, state: StreamState) -> None:
         """Go with the stored tokens when they have moved, or have got other buffers."""
-        self.buffers, self.start, self.stop = list(state.buffers), state.start, state.stop + self.tokens
+        self.buffers, self.start, self.stop, self.room = (
+            list(state.buffers),
+            state.start,
+            state.stop + self.tokens,
+            state.room(),
+        )
 
     def advance(self, tokens: int, next_position: int) -> None:
         """Count `tokens` that all layers have written; the next one stands at `next_position`."""
@@ -145,7 +150,7 @@ class StreamCache(Cache):
         front of the buffers, or by longer buffers. Those of a tail are given back by `trim`."""
         self.current.settle()
         state, behind = self.current.state, tail.tokens if tail else 0
-        room, needed = self.room(), state.stored + behind + new
+        room, needed = state.room(), state.stored + behind + new
         if state.start + needed > room:
             if state.start:
                 self._move_to_front(behind)
@@ -160,15 +165,10 @@ class StreamCache(Cache):
         """Give back what buffers are longer than the stream needs."""
         self.current.settle()
         state = self.current.state
-        if self.room(max) > state.capacity:
+        if state.room(max) > state.capacity:
             if state.stop > state.capacity:
                 self._move_to_front(0)
             self._resize(state.capacity, 0)
-
-    def room(self, which=min) -> int:
-        """Tokens that the shortest (or with `max` the longest) buffer holds."""
-        state = self.current.state
-        return which((buffer.shape[-2] for buffer in state.buffers if buffer is not None), default=state.capacity)
 
     def _move_to_front(self, behind: int) -> None:
         state = self.current.state

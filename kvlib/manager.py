@@ -133,7 +133,7 @@ class KVCacheManager:
         state = self.state
         evictions = state.counts.evictions - snapshot.counts.evictions
         kept = state.chunks[: len(snapshot.chunks)]
-        if evictions or len(kept) < len(snapshot.chunks) or any(a is not b for a, b in zip(kept, snapshot.chunks, strict=True)):
+        if len(kept) < len(snapshot.chunks) or any(a is not b for a, b in zip(kept, snapshot.chunks, strict=True)):
             raise RuntimeError(
                 f"{evictions} eviction(s), or a restored older snapshot, have removed tokens that this snapshot refers to: "
                 "take a new snapshot"

@@ -99,6 +99,10 @@ class StreamState:
         held = [buffer for buffer in self.buffers if buffer is not None]
         return sum(tensor.nbytes for tensor in (*held, *(part for parts in self.originals.values() for part in parts)))
 
+    def room(self, which=min) -> int:
+        """Tokens that the shortest (or with `max` the longest) buffer holds."""
+        return which((buffer.shape[-2] for buffer in self.buffers if buffer is not None), default=self.capacity)
+
     def offsets(self) -> list[int]:
         """Where each chunk begins in the buffers."""
         return list(accumulate((chunk.tokens for chunk in self.chunks), initial=self.start))[:-1]

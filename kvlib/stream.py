@@ -214,7 +214,7 @@ class VideoStreamingInference:
 
         def advance(token: torch.Tensor) -> torch.Tensor:
             nonlocal decode
-            if tail.stop == cache.room():
+            if tail.stop == tail.room:
                 cache.reserve(QUESTION_ROOM, tail)
                 decode = None
             decode = decode or self._decoder(tail)

@@ -37,7 +37,7 @@ MUTATIONS = [
     Mutation("larger side moved", "steps.py", "if first <= behind:", "if first > behind:"),
     Mutation("slack 0", "manager.py", "SLACK, MOST_SLACK = 0.1,", "SLACK, MOST_SLACK = 0.0,"),
     Mutation("growth by nothing", "cache.py", "GROWTH = 1.25", "GROWTH = 1.0"),
-    Mutation("snapshot older than an eviction restored", "manager.py", "if evictions or len(kept)", "if False and len(kept)"),
+    Mutation("snapshot older than an eviction restored", "manager.py", "any(a is not b for", "any(a.index < 0 for"),
     Mutation(
         "code between commit and return",
         "manager.py",
@@ -74,7 +74,7 @@ MUTATIONS = [
     Mutation("uniform keeps the densest", "policies/uniform.py", "return min(candidates", "return max(candidates"),
     Mutation("importance forgets the best", "policies/importance.py", "return min(candidates", "return max(candidates"),
     Mutation("no recent window", "policies/history.py", "<= recent_tokens", "<= 0"),
-    Mutation("surprise turned round", "policies/scorers.py", "return 1 - _mean(cosine", "return _mean(cosine"),
+    Mutation("surprise reversed", "policies/scorers.py", "return 1 - _mean(cosine", "return _mean(cosine"),
     Mutation("redundancy sees positions", "policies/scorers.py", "rotate_keys(old, shift,", "rotate_keys(old, 0,"),
     Mutation("special tokens in a question", "prompts.py", "text)] if added else []", "text)] if False else []"),
     Mutation("a question is stored", "manager.py", "        if not is_new_chunk:\n", "        if False:\n"),

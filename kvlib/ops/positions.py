@@ -74,7 +74,7 @@ def rotation(shift: int, inverse_frequencies: torch.Tensor) -> tuple[torch.Tenso
 
 @fused
 def rotated(keys: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
-    """Keys [..., tokens, head_dim] turned by the angles of `rotation`."""
+    """Keys [..., tokens, head_dim] rotated by the angles of `rotation`."""
     low, high = keys.float().chunk(2, dim=-1)
     return torch.cat([low * cos - high * sin, high * cos + low * sin], dim=-1).to(keys.dtype)
 

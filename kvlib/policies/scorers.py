@@ -30,7 +30,7 @@ def key_norm(cache: StreamCache, chunks: Sequence[ChunkSpan], inverse_frequencie
 def temporal_redundancy(cache: StreamCache, chunks: Sequence[ChunkSpan], inverse_frequencies: torch.Tensor) -> float:
     """Minus the cosine between a chunk's keys and those of the same cells one chunk earlier (InfiniPot-V, arXiv:2506.15745).
 
-    The earlier keys are turned to the new one's positions first, or RoPE alone would make equal pictures differ. Chunks of
+    The earlier keys are rotated to the new one's positions first, or RoPE alone would make equal pictures differ. Chunks of
     other lengths are aligned at their ends, where the newest grid is. The first chunk scores 0.
     """
     if len(chunks) < 2:
@@ -46,7 +46,7 @@ def temporal_redundancy(cache: StreamCache, chunks: Sequence[ChunkSpan], inverse
 def surprise(cache: StreamCache, chunks: Sequence[ChunkSpan], inverse_frequencies: torch.Tensor) -> float:
     """One minus the cosine between a chunk's mean value vector and that of all that was remembered when it came.
 
-    Ours: a frame that looks like the memory adds little to it. Values carry no position, so nothing has to be turned. The
+    Ours: a frame that looks like the memory adds little to it. Values carry no position, so nothing has to be rotated. The
     first chunk scores 1.
     """
     if len(chunks) < 2:

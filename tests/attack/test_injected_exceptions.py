@@ -96,12 +96,12 @@ def test_the_first_chunk(engine, frames, budget):
 
 def test_append_that_grows_the_buffers(engine, frames):
     made = engine()
-    while made.cache_manager.get_seq_length() + 512 + 18 <= made.cache_manager.cache.room():
+    while made.cache_manager.get_seq_length() + 512 + 18 <= made.cache_manager.state.room():
         made.append_video_chunk(frames(2, 1))
-    capacity = made.cache_manager.cache.room()
+    capacity = made.cache_manager.state.room()
     following = copied(made)
     following.append_video_chunk(frames(2, 1))
-    assert following.cache_manager.cache.room() > capacity
+    assert following.cache_manager.state.room() > capacity
     attack_append(made, frames(2, 1), 50, "growth")
 
 

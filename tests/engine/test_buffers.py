@@ -87,7 +87,7 @@ def test_buffers_of_a_stream_without_a_budget_grow_by_a_factor():
     manager, lengths = KVCacheManager(1), []
     for number in range(400):
         append_states(manager, (random_keys(20, number), random_keys(20, number)))
-        lengths.append(manager.cache.room())
+        lengths.append(manager.state.room())
     allocations = len(set(lengths))
     assert lengths == sorted(lengths)
     assert allocations <= math.log(lengths[-1] / lengths[0], 1.2) + 1

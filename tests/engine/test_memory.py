@@ -47,10 +47,10 @@ def test_room_for_an_answer_grows_with_it_and_is_given_back(engine, frames, monk
         streamed.append_video_chunk(frames(2, seed))
     monkeypatch.setattr(streamed, "_stop_tokens", set)
     held = streamed.get_cache_info()["cache_bytes"]
-    before, capacity = streamed.cache_manager.fingerprint(), streamed.cache_manager.cache.room()
+    before, capacity = streamed.cache_manager.fingerprint(), streamed.cache_manager.state.room()
     seen = []
     watched = streamed._step
-    monkeypatch.setattr(streamed, "_step", lambda *a, **k: seen.append(streamed.cache_manager.cache.room()) or watched(*a, **k))
+    monkeypatch.setattr(streamed, "_step", lambda *a, **k: seen.append(streamed.cache_manager.state.room()) or watched(*a, **k))
     short = streamed.ask("What?", max_new_tokens=5, do_sample=False)[0]
     assert set(seen) == {capacity}, "a short answer needs no more room, however long it may be"
     long = streamed.ask("What?", max_new_tokens=1200, do_sample=False)
@@ -99,7 +99,7 @@ def test_shrink_gives_memory_back_and_the_stream_goes_on_as_one_of_that_budget(e
     before = streamed.get_cache_info()
     after = streamed.shrink(200)
     assert after["cache_seq_length"] <= 200 < before["cache_seq_length"]
-    assert streamed.cache_manager.cache.room() == small.cache_manager.cache.room()
+    assert streamed.cache_manager.state.room() == small.cache_manager.cache.room()
     assert after["cache_bytes"] == small.get_cache_info()["cache_bytes"] < before["cache_bytes"]
     for seed in range(20, 40):
         assert streamed.append_video_chunk(frames(2, seed))["cache_seq_length"] <= 200
