@@ -52,8 +52,7 @@ class StreamLayer(CacheLayerMixin):
         self.view.buffers[self.index] = key_states.new_empty(shape, dtype=self.view.stored_dtype or key_states.dtype)
 
     def update(self, key_states: torch.Tensor, value_states: torch.Tensor, *args, **kwargs):
-        """Write [1, KV heads, n, head dim] keys and values behind a `Tail`; returns those of all tokens, in the dtype that
-        came.
+        """Write [1, KV heads, n, head dim] keys and values to a `Tail`; returns those of all tokens, in the same dtype.
 
         With `rope` of the tail set (cos and sin [all tokens, head dim], the new ones last) keys are stored without rotation,
         and the returned keys are a rotated copy; of a narrower dtype both are copies. Raises TypeError for a `StreamCache`.
@@ -118,12 +117,8 @@ class Tail:
 
     def follow(self, state: StreamState) -> None:
         """Go with the stored tokens when they have moved, or have got other buffers."""
-        self.buffers, self.start, self.stop, self.room = (
-            list(state.buffers),
-            state.start,
-            state.stop + self.tokens,
-            state.room(),
-        )
+        self.buffers, self.room = list(state.buffers), state.room()
+        self.start, self.stop = state.start, state.stop + self.tokens
 
     def advance(self, tokens: int, next_position: int) -> None:
         """Count `tokens` that all layers have written; the next one stands at `next_position`."""

@@ -128,9 +128,9 @@ class KVCacheEvictor:
         _check_fits(self.current.state, incoming)
 
     def score(self, cache, chunks: Sequence[ChunkSpan]) -> float:
-        """The policy's score of the newest chunk, whose keys and values are the last in the layers of `cache`; 0 when the
-        policy
-        does not score."""
+        """The policy's score of the newest chunk, whose keys and values are the last in the layers of `cache`.
+
+        0 when the policy does not score."""
         if not hasattr(self.policy, "score"):
             return 0.0
         rotated = self.config.position_mode != "unrotated"  # keys that are not need no rotation before they are compared
@@ -196,11 +196,9 @@ class KVCacheEvictor:
 def _check_fits(state: StreamState, incoming: int) -> None:
     sink, limit, budget, window = state.counts.sink_size, state.limit, state.config.max_cache_tokens, state.config.window_size
     if sink + incoming > limit:
-        remedy = (
-            f"raise max_cache_tokens to at least {sink + incoming}"
-            if limit == budget
-            else (f"raise window_size={window} to at least {incoming}")
-        )
+        remedy = f"raise max_cache_tokens to at least {sink + incoming}"
+        if limit < budget:
+            remedy = f"raise window_size={window} to at least {incoming}"
         raise ValueError(
             f"a chunk of {incoming} tokens does not fit beside a sink of {sink} within {limit} tokens "
             f"(max_cache_tokens={budget}): {remedy}, or use fewer or smaller frames per chunk"

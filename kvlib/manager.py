@@ -89,11 +89,8 @@ class KVCacheManager:
         if self.evictor is None:
             raise ValueError("shrink() needs a budget: make the engine with an eviction_config")
         state, old = self.state, self.state.config
-        if (
-            isinstance(max_cache_tokens, bool)
-            or not isinstance(max_cache_tokens, int)
-            or max_cache_tokens >= old.max_cache_tokens
-        ):
+        whole = isinstance(max_cache_tokens, int) and not isinstance(max_cache_tokens, bool)
+        if not whole or max_cache_tokens >= old.max_cache_tokens:
             raise ValueError(
                 f"max_cache_tokens={max_cache_tokens!r}: give a whole number below the present budget of {old.max_cache_tokens}"
             )
@@ -110,9 +107,9 @@ class KVCacheManager:
         self.cache.trim()
 
     def contiguous(self) -> StreamState:
-        """A copy of the stream, in buffers of its own, whose chunks stand at contiguous positions: the state to put in its
-        place
-        for a counterfactual. Raises ValueError for a stream that never evicts: it has no holes."""
+        """A copy of the stream, in buffers of its own, whose chunks stand at contiguous positions: for a counterfactual.
+
+        Raises ValueError for a stream that never evicts: it has no holes."""
         if self.evictor is None:
             raise ValueError("a stream without eviction_config has no holes to close")
         self.current.settle()
@@ -120,8 +117,7 @@ class KVCacheManager:
         return self.evictor.at_contiguous_positions(copy)
 
     def take_snapshot(self) -> StreamState:
-        """Remember this moment: the state without keys and values. What follows is appended behind, and restoring cuts it
-        off."""
+        """Remember this moment: the state without keys and values. Restoring cuts off what was appended since."""
         return replace(self.state, buffers=(), originals={}, pending=())
 
     def restore_snapshot(self, snapshot: StreamState) -> None:
@@ -162,10 +158,10 @@ class KVCacheManager:
         return digest.hexdigest()
 
     def info(self, state: StreamState | None = None) -> dict:
-        """Length and memory of the cache, now or in another `state`: `cache_seq_length` (tokens stored), `tokens_seen`,
-        `chunks`
-        (stored), `cache_bytes` (held on devices, filled or not), `cache_memory_gb` (the same in GiB), `next_position`, and with
-        eviction on `eviction_stats`."""
+        """Length and memory of the cache, now or in another `state`.
+
+        `cache_seq_length` (tokens stored), `tokens_seen`, `chunks` (stored), `cache_bytes` (held on devices, filled or not),
+        `cache_memory_gb` (the same in GiB), `next_position`, and with eviction on `eviction_stats`."""
         state = state or self.state
         held = state.nbytes()
         info = {

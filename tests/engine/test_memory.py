@@ -99,7 +99,7 @@ def test_shrink_gives_memory_back_and_the_stream_goes_on_as_one_of_that_budget(e
     before = streamed.get_cache_info()
     after = streamed.shrink(200)
     assert after["cache_seq_length"] <= 200 < before["cache_seq_length"]
-    assert streamed.cache_manager.state.room() == small.cache_manager.cache.room()
+    assert streamed.cache_manager.state.room() == small.cache_manager.state.room()
     assert after["cache_bytes"] == small.get_cache_info()["cache_bytes"] < before["cache_bytes"]
     for seed in range(20, 40):
         assert streamed.append_video_chunk(frames(2, seed))["cache_seq_length"] <= 200

@@ -130,3 +130,26 @@ def test_the_least_important_of_the_history_goes_first():
     for _ in range(4):
         order.append(stored.pop(Importance(recent_share=0.3).victim(stored, 1, 100)).index)
     assert order == [2, 4, 3, 1], "the recent ones, 5 to 7, are not asked; of equals the oldest goes"
+
+
+class Fixed:
+    """A policy that always chooses the same place."""
+
+    def __init__(self, place: int):
+        self.place = place
+
+    def victim(self, chunks, sink, window):
+        return self.place
+
+
+@pytest.mark.parametrize("place", [0, -1, 5, 99])
+def test_a_policy_may_not_choose_the_sink_nor_the_newest_chunk(engine, frames, place):
+    """Six chunks are stored: 0 is the sink, 5 the newest."""
+    streamed = engine(EvictionConfig(54 + 5 * 16, policy=Fixed(place)))
+    for seed in range(6):
+        streamed.append_video_chunk(frames(2, seed))
+    before = streamed.cache_manager.fingerprint()
+    with pytest.raises(ValueError, match=f"chose chunk {place} of 6"):
+        streamed.append_video_chunk(frames(2, 9))
+    assert streamed.cache_manager.fingerprint() == before
+    assert streamed.ask("What?", max_new_tokens=2)[1]["new_tokens"] > 0
