@@ -52,7 +52,10 @@ def test_room_for_an_answer_grows_with_it_and_is_given_back(engine, frames, monk
     watched = streamed._step
     monkeypatch.setattr(streamed, "_step", lambda *a, **k: seen.append(streamed.cache_manager.state.room()) or watched(*a, **k))
     short = streamed.ask("What?", max_new_tokens=5, do_sample=False)[0]
+    monkeypatch.setattr(streamed, "_stop_tokens", lambda: set(range(1000)))
+    streamed.ask("What?", max_new_tokens=10**6, do_sample=False)
     assert set(seen) == {capacity}, "a short answer needs no more room, however long it may be"
+    monkeypatch.setattr(streamed, "_stop_tokens", set)
     long = streamed.ask("What?", max_new_tokens=1200, do_sample=False)
     assert long[1]["new_tokens"] == 1200
     assert capacity < max(seen) <= capacity + 1536
@@ -106,7 +109,7 @@ def test_shrink_gives_memory_back_and_the_stream_goes_on_as_one_of_that_budget(e
     assert streamed.eviction_config.max_cache_tokens == 200
 
 
-@pytest.mark.parametrize("tokens", [400, 500, 250.0, True, 1, 0, -3])
+@pytest.mark.parametrize("tokens", [400, 500, 250.0, True, 60, 1, 0, -3])  # sink and newest chunk: 54 + 16
 def test_shrink_refuses_what_cannot_be(engine, frames, tokens):
     streamed = engine(EvictionConfig(400))
     for seed in range(6):
