@@ -30,6 +30,7 @@ class Mutation:
     before: str
     after: str
     tests: str
+    note: str = ""
 
 
 MUTATIONS = [Mutation(**fault) for fault in tomllib.loads((ROOT / "tests/mutations.toml").read_text())["fault"]]
@@ -75,9 +76,10 @@ def main(names: list[str]) -> int:
     rows = []
     with ThreadPoolExecutor(2) as pool:
         for mutation, (found, seconds) in zip(chosen, pool.map(outcome, chosen), strict=True):
-            rows.append(f"| {mutation.name} | `{mutation.file}` | {found} |")
+            noticed_by = f"survived: {mutation.note}" if found == "survived" else found
+            rows.append(f"| {mutation.name} | `{mutation.file}` | {noticed_by} |")
             print(f"{mutation.name}: {found} ({seconds:.0f} s)", flush=True)
-    survivors = [row for row in rows if row.endswith("| survived |")]
+    survivors = [row for row in rows if "| survived" in row]
     head = f"{len(rows) - len(survivors)} of {len(rows)} faults are noticed. Written by `tests/mutations.py`."
     if not names:
         table = "\n".join(["| fault | file | noticed by |", "| --- | --- | --- |", *rows])
