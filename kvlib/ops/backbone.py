@@ -31,9 +31,12 @@ def captures(model) -> tuple[bool, bool]:
 def backbone_of(model) -> Backbone:
     """The `Backbone` of `model`, the same for every engine that is alive; a new one after the model went to another kind of
     device, or got adapters."""
-    with _LOCK:
-        known = _BACKBONES[model]() if model in _BACKBONES else None
-        if known is None or known.captures != captures(model):
-            known = Backbone(model)
-            _BACKBONES[model] = ref(known)
-        return known
+    with _LOCK: return _backbone_of(model)  # noqa: E701  # fmt: skip
+
+
+def _backbone_of(model) -> Backbone:
+    known = _BACKBONES[model]() if model in _BACKBONES else None
+    if known is None or known.captures != captures(model):
+        known = Backbone(model)
+        _BACKBONES[model] = ref(known)
+    return known

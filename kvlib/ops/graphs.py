@@ -7,12 +7,22 @@ graph out and `give` puts it back; a second thread captures a second graph meanw
 import threading
 from collections import OrderedDict
 from collections.abc import Callable
-from functools import cache
+from functools import cache, wraps
 
 import torch
 
 MAX_GRAPH_BYTES = 2**29  # of one model's graphs that are not in use
 CAPTURING = threading.RLock()  # one capture at a time: all use one stream of a device
+
+
+def locked(method):
+    """Hold the lock of the object during `method`; on one line, or an interrupt before the release would keep it held."""
+
+    @wraps(method)
+    def call(self, *arguments):
+        with self._lock: return method(self, *arguments)  # noqa: E701  # fmt: skip
+
+    return call
 
 
 class GraphPool:
@@ -24,41 +34,43 @@ class GraphPool:
         self._seen: OrderedDict[object, None] = OrderedDict()
         self._lock = threading.Lock()
 
+    @locked
     def seen(self, key) -> bool:
         """Whether work of this `key` has come before: what comes once is not worth a capture."""
-        with self._lock:
-            known = key in self._seen
-            self._seen[key] = None
-            self._seen.move_to_end(key)
-            if len(self._seen) > 1024:
-                self._seen.popitem(last=False)
-            return known
+        known = key in self._seen
+        self._seen[key] = None
+        self._seen.move_to_end(key)
+        if len(self._seen) > 1024:
+            self._seen.popitem(last=False)
+        return known
 
     def take(self, key, capture: Callable[[], object]):
         """A graph of this `key` that nobody else has now; from `capture()` where there is none."""
-        with self._lock:
-            graphs = self._idle.get(key)
-            if graphs:
-                return graphs.pop()
-        return capture()
+        graph = self._pop(key)
+        return capture() if graph is None else graph
 
+    @locked
+    def _pop(self, key):
+        graphs = self._idle.get(key)
+        return graphs.pop() if graphs else None
+
+    @locked
     def give(self, key, graph) -> None:
         """Put `graph` back after its use; it has a size `nbytes`."""
-        with self._lock:
-            self._idle.setdefault(key, []).append(graph)
-            self._idle.move_to_end(key)
-            while self._bytes() > self.max_bytes:
-                self._idle.popitem(last=False)
+        self._idle.setdefault(key, []).append(graph)
+        self._idle.move_to_end(key)
+        while self._bytes() > self.max_bytes:
+            self._idle.popitem(last=False)
 
+    @locked
     def clear(self) -> None:
         """Drop all graphs that are not in use."""
-        with self._lock:
-            self._idle.clear()
+        self._idle.clear()
 
+    @locked
     def nbytes(self) -> int:
         """Bytes of device memory that the graphs hold which are not in use."""
-        with self._lock:
-            return self._bytes()
+        return self._bytes()
 
     def _bytes(self) -> int:
         return sum(graph.nbytes for graphs in self._idle.values() for graph in graphs)
