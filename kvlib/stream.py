@@ -4,7 +4,6 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import wraps
 from numbers import Real
 
 import torch
@@ -16,6 +15,7 @@ from kvlib.manager import QUESTION_ROOM, KVCacheManager
 from kvlib.ops.backbone import backbone_of
 from kvlib.ops.decoding import TokenGraph, addresses, can_capture
 from kvlib.ops.fused import device_of
+from kvlib.ops.graphs import locked
 from kvlib.ops.pixels import grid_of, patchify
 from kvlib.ops.positions import chunk_positions, rotary_tables, text_positions
 from kvlib.ops.storage import EIGHT_BIT
@@ -40,19 +40,6 @@ class EncodedChunk:
     def positions(self, start: int) -> tuple[torch.Tensor, int]:
         """Positions int64 [3, tokens] from `start` on, and the one after them."""
         return chunk_positions(self.before, self.grid, self.after, start, self.time_step)
-
-
-def queued(method):
-    """Let the calls of an engine's methods from several threads wait for one another.
-
-    On one line, for an exception between the commit at the end of `method` and the return would otherwise be possible here.
-    """
-
-    @wraps(method)
-    def call(engine, *arguments, **options):
-        with engine.lock: return method(engine, *arguments, **options)  # noqa: E701  # fmt: skip
-
-    return call
 
 
 class VideoStreamingInference:
@@ -87,7 +74,7 @@ class VideoStreamingInference:
         """The present configuration; `shrink` changes it. None = never evict."""
         return self.cache_manager.state.config
 
-    @queued
+    @locked
     @torch.no_grad()
     def append_video_chunk(self, frames, fps: float = 2.0) -> dict:
         """Append one chunk: a list of PIL images or uint8 [T, H, W, 3], sampled at `fps` frames per second.
@@ -98,7 +85,7 @@ class VideoStreamingInference:
         """
         return self.append_encoded(self.encode(frames, fps))
 
-    @queued
+    @locked
     @torch.no_grad()
     def encode(self, frames, fps: float = 2.0) -> EncodedChunk:
         """Put the frames of the next chunk through the vision tower, without appending it: engines on one model can share it.
@@ -123,7 +110,7 @@ class VideoStreamingInference:
         block = features[None].to(head.device, head.dtype)
         return EncodedChunk(first, torch.cat([head, block, tail], dim=1), before.shape[1], merged, after.shape[1], time_step)
 
-    @queued
+    @locked
     @torch.no_grad()
     def append_encoded(self, chunk: EncodedChunk) -> dict:
         """Append a chunk that `encode` of this or another engine on the same model has prepared; else as
@@ -139,7 +126,7 @@ class VideoStreamingInference:
         self._forward(chunk.embeddings, positions, tail)
         return manager.track_tokens(tail, positions, next_position)
 
-    @queued
+    @locked
     @torch.no_grad()
     def ask(
         self,
@@ -170,7 +157,7 @@ class VideoStreamingInference:
         finally:
             manager.cache.trim()
 
-    @queued
+    @locked
     @torch.no_grad()
     def question_logits(self, question: str, on_queries: Callable | None = None) -> torch.Tensor:
         """Logits [1, vocabulary] of an answer's first token; the stream stays as it is.
@@ -185,7 +172,7 @@ class VideoStreamingInference:
         finally:
             self.cache_manager.cache.trim()
 
-    @queued
+    @locked
     @torch.no_grad()
     def shrink(self, max_cache_tokens: int) -> dict:
         """Go on with a smaller budget, for a card whose memory turned out too small: see `KVCacheManager.shrink`."""

@@ -16,11 +16,15 @@ CAPTURING = threading.RLock()  # one capture at a time: all use one stream of a 
 
 
 def locked(method):
-    """Hold the lock of the object during `method`; on one line, or an interrupt before the release would keep it held."""
+    """Let the calls of an object's methods from several threads wait for one another: each holds its `lock`.
+
+    The lock is taken and released on one line, so that no line of ours runs between the end of `method` and the caller: an
+    exception there would come after the method's last change, and before the lock is released.
+    """
 
     @wraps(method)
-    def call(self, *arguments):
-        with self._lock: return method(self, *arguments)  # noqa: E701  # fmt: skip
+    def call(owner, *arguments, **options):
+        with owner.lock: return method(owner, *arguments, **options)  # noqa: E701  # fmt: skip
 
     return call
 
@@ -32,7 +36,7 @@ class GraphPool:
         self.max_bytes = max_bytes
         self._idle: OrderedDict[object, list] = OrderedDict()
         self._seen: OrderedDict[object, None] = OrderedDict()
-        self._lock = threading.Lock()
+        self.lock = threading.Lock()
 
     @locked
     def seen(self, key) -> bool:
@@ -82,12 +86,12 @@ def capture_graph(step: Callable[[], object], device: torch.device, pool=None) -
     `step` must read and write the same tensors every time and wait for nothing on the device; whatever cannot be captured, such
     as compiling a kernel, must have happened before. Only this thread is held to that: others may go on.
     """
-    graph = torch.cuda.CUDAGraph()
-    with (
-        CAPTURING,
-        torch.cuda.device(device),
-        torch.cuda.graph(graph, pool=pool, stream=capture_stream(device), capture_error_mode="thread_local"),
-    ):
+    with CAPTURING: return _capture(step, device, pool)  # noqa: E701  # fmt: skip  # on one line, see `locked`
+
+
+def _capture(step: Callable[[], object], device: torch.device, pool) -> tuple[torch.cuda.CUDAGraph, object]:
+    graph, stream = torch.cuda.CUDAGraph(), capture_stream(device)
+    with torch.cuda.device(device), torch.cuda.graph(graph, pool=pool, stream=stream, capture_error_mode="thread_local"):
         result = step()
     return graph, result
 

@@ -28,6 +28,7 @@ def attack(engine, action, allowed, go_on, expected, sample, salt):
         error = tracer.run(lambda target=target: action(target))
         where = f"{tracer.error.__name__} at {tracer.places}, lines {at}, ATTACK_SEED={SEED}"
         assert isinstance(error, ERRORS), where
+        assert not target.lock._is_owned() and not target.backbone.graphs.lock.locked(), f"a lock is held: {where}"
         assert target.cache_manager.fingerprint() in allowed, where
         go_on(target)
         assert torch.equal(target.question_logits(QUESTION), expected), where
