@@ -123,10 +123,6 @@ class KVCacheEvictor:
         """True when `incoming` more tokens do not fit behind the `stored` ones."""
         return stored + incoming > self.limit
 
-    def check_fits(self, incoming: int) -> None:
-        """Raise ValueError when a chunk of `incoming` tokens can never be stored beside the sink."""
-        _check_fits(self.current.state, incoming)
-
     def score(self, cache, chunks: Sequence[ChunkSpan]) -> float:
         """The policy's score of the newest chunk, whose keys and values are the last in the layers of `cache`.
 
@@ -140,7 +136,8 @@ class KVCacheEvictor:
         """The `state` with room for `incoming` tokens: without the policy's victims, the others where they then stand.
 
         Nothing in the buffers is changed yet; what must be is in the new state's pending steps. With `eviction_interval` k,
-        room is made for k such chunks, as far as the newest chunk can stay. Raises ValueError (see `check_fits`).
+        room is made for k such chunks, as far as the newest chunk can stay. Raises ValueError when they can never
+        fit beside the sink.
         """
         _check_fits(state, incoming)
         if state.stored + incoming <= state.limit:

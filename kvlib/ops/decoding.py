@@ -90,9 +90,11 @@ class TokenGraph:
         return self.model.lm_head(hidden[:, -1])
 
 
-def addresses(buffers) -> list[int]:
-    """What a graph refers to: where the `buffers` lie."""
-    return [buffer.data_ptr() for buffer in buffers]
+def addresses(buffers) -> list[tuple[int, torch.Size]]:
+    """What a graph refers to: where each of the `buffers` lies, and its shape, from which the distance of its heads follows.
+    Memory
+    that was freed may come back at the same address as a buffer of another capacity."""
+    return [(buffer.data_ptr(), buffer.shape) for buffer in buffers]
 
 
 def can_capture(model, buffer: torch.Tensor) -> bool:

@@ -115,3 +115,11 @@ def test_the_kernel_against_fp64(tokens, dtype):
     bounds = [torch.tensor([number], dtype=torch.int32, device="cuda") for number in (start, tokens)]
     found = OneToken(16, 2, 128, torch.device("cuda"))(q, *buffers, *bounds)
     assert relative_error(found, attention_in_fp64(q, *(part.to(dtype).bfloat16() for part in stored))) < 0.01
+
+
+def test_a_buffer_of_another_capacity_at_the_same_address_is_another_one():
+    buffer = torch.zeros(2, 1, 2, 9, 4)
+    other = buffer[..., :5, :]
+    assert other.data_ptr() == buffer.data_ptr()
+    assert decoding.addresses([buffer]) == decoding.addresses([buffer])
+    assert decoding.addresses([buffer]) != decoding.addresses([other])
