@@ -35,14 +35,13 @@ def stream_until(engine: VideoStreamingInference, chunks: VideoChunks, at: float
     columns = TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[shown]}"), TimeRemainingColumn()
     with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
         task = progress.add_task("streaming", total=None if math.isinf(at) else at, shown="")
-        for time_s, frames in chunks:
-            interval = 1 / min(chunks.sample_fps, chunks.video_fps)
-            late = math.ceil((time_s - at) / interval) if time_s > at else 0  # frames of this chunk that are after `at`
-            if late < len(frames):
-                info = engine.append_video_chunk(frames[: len(frames) - late], chunks.sample_fps)
-                shown = f"{time_s:.0f} s, {info['cache_seq_length']:,} tokens"
-                progress.update(task, completed=min(time_s, at), shown=shown)
-            if late:
+        for chunk in chunks:
+            early = sum(time <= at for time in chunk.times)
+            if early:
+                info = engine.append_video_chunk(chunk.frames[:early], chunk.fps)
+                shown = f"{chunk.times[early - 1]:.0f} s, {info['cache_seq_length']:,} tokens"
+                progress.update(task, completed=chunk.times[early - 1], shown=shown)
+            if early < len(chunk.frames):
                 break
     if not engine.cache_manager.chunks:
         raise ValueError(f"--at {at:g}: no frame of the video is that early; give a later second")

@@ -6,6 +6,7 @@ import torch
 from kvlib import EvictionConfig, VideoStreamingInference
 from kvlib.lab.report import paths
 from kvlib.lab.study import budgets
+from kvlib.lab.video.source import VideoSource
 
 CLIP = paths.DATA / "clips" / "short.mp4"  # 12 s: 12 chunks of 2 frames at 2 per second
 BYTES = 3 * 2 * 2 * 16 * 4  # per token of the tiny model: layers, keys and values, KV heads, head dim, fp32
@@ -24,7 +25,7 @@ BYTES = 3 * 2 * 2 * 16 * 4  # per token of the tiny model: layers, keys and valu
 def test_tuning_goes_up_while_there_is_room_and_down_when_memory_ends(model, processor, limit_tokens, best, verdicts):
     tuned, found = budgets.tune_budget(
         lambda budget: VideoStreamingInference(model, processor, "cpu", EvictionConfig(budget, position_mode="keep")),
-        CLIP, 2, 2.0, (200, 300, 400), limit_tokens * BYTES,
+        VideoSource(CLIP), (200, 300, 400), limit_tokens * BYTES,
     )  # fmt: skip
     assert tuned["verdict"].tolist() == verdicts
     assert found == best

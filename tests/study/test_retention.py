@@ -12,6 +12,7 @@ from kvlib.lab.study import retention, scoring
 from kvlib.lab.study.clips import encode_and_decode
 from kvlib.lab.study.methods import methods
 from kvlib.lab.study.synthetic import BLANK_ANSWER, COLORS, QUESTIONS, answer
+from kvlib.lab.video.source import VideoSource
 
 AGES = (1, 3, 6)
 
@@ -150,7 +151,7 @@ def test_attention_is_told_for_every_stream_and_mode(model, processor):
 def test_methods_on_a_video_are_asked_for_its_subtitles(model, processor, monkeypatch):
     monkeypatch.setattr(VideoStreamingInference, "ask", lambda *_, **__: ("A Short Clip", {"ttft": 0.1}))
     makers = {"sink_window": methods(300, "remap")["sink_window"]}
-    rows = retention.compare_on_video(model, processor, makers, paths.DATA / "clips/short.mp4", 2, 2.0, 3)
+    rows = retention.compare_on_video(model, processor, makers, VideoSource(paths.DATA / "clips/short.mp4"), 3)
     assert rows["time_s"].tolist()[:2] == [pytest.approx(2.5, abs=0.1)] * 2
     assert len(rows) == 2 * (12 // 3)
     first = rows.iloc[0]

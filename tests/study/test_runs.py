@@ -1,12 +1,12 @@
 """Runs of one engine over real H.264 files, on a tiny random model: what their tables say."""
 
-import numpy as np
 import pytest
 import torch
 
 from kvlib import EvictionConfig, VideoStreamingInference
 from kvlib.lab.report import paths
 from kvlib.lab.study import runs
+from kvlib.lab.video.source import VideoSource
 
 CLIP = paths.DATA / "clips" / "short.mp4"  # 12 s: 12 chunks of 2 frames at 2 per second
 BYTES = 3 * 2 * 2 * 16 * 4  # per token of the tiny model: layers, keys and values, KV heads, head dim, fp32
@@ -35,7 +35,7 @@ def test_sinks_are_real_cache_lengths_at_full_size(model, processor):
 def test_a_stream_without_eviction_ends_at_the_limit_and_with_it_runs_through(model, processor):
     def run(config, limit):
         engine = VideoStreamingInference(model, processor, "cpu", config)
-        return runs.stream_video(engine, CLIP, 2, 2.0, "run", limit)
+        return runs.stream_video(engine, VideoSource(CLIP), "run", limit)
 
     ended = run(None, 700 * BYTES)
     assert ended["event"].iloc[-1] == "out of memory"
@@ -50,14 +50,14 @@ def test_a_stream_without_eviction_ends_at_the_limit_and_with_it_runs_through(mo
 
 def test_a_stream_can_end_once_it_has_made_so_many_tokens(model, processor):
     engine = VideoStreamingInference(model, processor, "cpu", EvictionConfig(160, position_mode="remap"))
-    rows = runs.stream_video(engine, CLIP, 2, 2.0, "run", tokens=250)
+    rows = runs.stream_video(engine, VideoSource(CLIP), "run", tokens=250)
     assert engine.cache_manager.seen == 278, "98 tokens of the first chunk, then 60 for each: 218 are not enough, 278 are"
     assert len(rows) == 4
 
 
 def test_periodic_questions_are_asked_on_time_and_change_nothing(model, processor):
     engine = VideoStreamingInference(model, processor, "cpu", EvictionConfig(160, position_mode="remap"))
-    asks = runs.ask_periodically(engine, CLIP, 2, 2.0, 3, "What?", 4)
+    asks = runs.ask_periodically(engine, VideoSource(CLIP), 3, "What?", 4)
     assert asks["chunk"].tolist() == [2, 5, 8, 11]
     assert asks["time_s"].tolist() == [2.5, 5.5, 8.5, 11.5]
     assert asks["unchanged"].all()
@@ -73,35 +73,20 @@ def test_a_change_by_a_question_is_detected(model, processor, monkeypatch):
         return ask(*arguments, **options)
 
     monkeypatch.setattr(engine, "ask", careless)
-    assert not runs.ask_periodically(engine, CLIP, 2, 2.0, 6, "What?", 2)["unchanged"].any()
+    assert not runs.ask_periodically(engine, VideoSource(CLIP), 6, "What?", 2)["unchanged"].any()
 
 
 def test_a_video_shorter_than_the_interval_is_refused_before_it_is_streamed(model, processor):
     engine = VideoStreamingInference(model, processor, "cpu", EvictionConfig(160, position_mode="remap"))
     with pytest.raises(ValueError, match=r"ASK_INTERVAL=13: .*short\.mp4 has only 12 chunks of 2 frames.*at most 12"):
-        runs.ask_periodically(engine, CLIP, 2, 2.0, 13, "What?", 4)
+        runs.ask_periodically(engine, VideoSource(CLIP), 13, "What?", 4)
     assert engine.cache_manager.seen == 0
-    assert len(runs.ask_periodically(engine, CLIP, 2, 2.0, 12, "What?", 4)) == 1
-
-
-def test_every_chunk_comes_once_with_the_time_of_its_last_frame():
-    chunks = list(runs.each_chunk(CLIP, 4, 2.0))
-    assert [index for index, _, _ in chunks] == list(range(6))
-    assert [time_s for _, time_s, _ in chunks] == [1.5, 3.5, 5.5, 7.5, 9.5, 11.5]
-    assert {frames.shape for _, _, frames in chunks} == {(4, 280, 560, 3)}
-
-
-def test_frames_are_resized_to_a_height_and_keep_their_shape():
-    frames = np.zeros((2, 90, 160, 3), np.uint8)
-    frames[:, :, 80:] = 200
-    resized = runs.resize_to_height(frames, 45)
-    assert resized.shape == (2, 45, 80, 3) and resized.dtype == np.uint8
-    assert (resized[:, :, :38] == 0).all() and (resized[:, :, 42:] == 200).all()
+    assert len(runs.ask_periodically(engine, VideoSource(CLIP), 12, "What?", 4)) == 1
 
 
 def test_a_shrunk_stream_goes_on_within_the_smaller_budget(model, processor):
     engine = VideoStreamingInference(model, processor, "cpu", EvictionConfig(400, position_mode="remap"))
-    rows = runs.shrink_when_full(engine, CLIP, 2, 2.0, 10**9, smaller=200)
+    rows = runs.shrink_when_full(engine, VideoSource(CLIP), 10**9, smaller=200)
     before, at, after = (rows[rows["stage"] == stage] for stage in ("before shrink", "shrink", "after shrink"))
     # 98 tokens, then 60 for each chunk: six chunks are 398 tokens, so the seventh is the first that evicts.
     assert before["cache_tokens"].tolist() == [98, 158, 218, 278, 338, 398, 398]
@@ -121,7 +106,7 @@ def test_a_stream_is_shrunk_when_memory_ends_and_the_chunk_without_room_is_appen
         return append(frames, fps)
 
     monkeypatch.setattr(engine, "append_video_chunk", failing_once)
-    rows = runs.shrink_when_full(engine, CLIP, 2, 2.0, 10**9, smaller=200)
+    rows = runs.shrink_when_full(engine, VideoSource(CLIP), 10**9, smaller=200)
     assert len(calls) == 13 and calls[4] is calls[5]
     assert rows["stage"].tolist() == ["before shrink"] * 4 + ["shrink"] + ["after shrink"] * 8
     assert rows["chunk"].tolist() == [0, 1, 2, 3, 4, *range(4, 12)]
@@ -130,14 +115,14 @@ def test_a_stream_is_shrunk_when_memory_ends_and_the_chunk_without_room_is_appen
 
 def test_the_limit_in_bytes_also_shrinks(model, processor):
     engine = VideoStreamingInference(model, processor, "cpu", EvictionConfig(10_000, position_mode="remap"))
-    rows = runs.shrink_when_full(engine, CLIP, 2, 2.0, 1000 * BYTES, smaller=200)
+    rows = runs.shrink_when_full(engine, VideoSource(CLIP), 1000 * BYTES, smaller=200)
     assert (rows["stage"] == "shrink").sum() == 1
     assert (rows[rows["stage"] != "before shrink"]["cache_bytes"] <= 1000 * BYTES).all()
 
 
 def test_what_never_becomes_full_is_not_shrunk(model, processor):
     engine = VideoStreamingInference(model, processor, "cpu", EvictionConfig(1000, position_mode="remap"))
-    rows = runs.shrink_when_full(engine, CLIP, 2, 2.0, 10**9, smaller=200)
+    rows = runs.shrink_when_full(engine, VideoSource(CLIP), 10**9, smaller=200)
     assert set(rows["stage"]) == {"before shrink"} and len(rows) == 12
 
 

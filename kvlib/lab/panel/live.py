@@ -8,8 +8,8 @@ from pathlib import Path
 
 import numpy as np
 
-from kvlib.lab.study.runs import resize_to_height
 from kvlib.lab.study.scoring import exact_match, read_srt, truth_at
+from kvlib.lab.video.source import resize_to_height
 from kvlib.stream import VideoStreamingInference
 from kvlib.video import VideoChunks
 
@@ -38,7 +38,7 @@ class LiveStream:
         sample_fps: float,
         changed: Callable[[], None] = lambda: None,
     ):
-        self.engine, self.sample_fps, self.changed = engine, sample_fps, changed
+        self.engine, self.changed = engine, changed
         self.chunks = VideoChunks(video, chunk_frames, sample_fps)
         subtitles = video.with_suffix(".srt")
         self.subtitles = read_srt(subtitles) if subtitles.is_file() else None
@@ -123,19 +123,19 @@ class LiveStream:
     def _process(self) -> None:
         evictions = 0
         try:
-            for index, (time_s, frames) in enumerate(self.chunks):
+            for index, chunk in enumerate(self.chunks):
                 with self._turn:
                     while self.state == "paused" or (self.state == "running" and self._questions):
                         self._turn.wait(LOOK_AGAIN)
                     if self.state == "stopped":
                         break
                     began = time.perf_counter()
-                    info = self.engine.append_video_chunk(frames, self.sample_fps)
-                    known = dict(chunk=index, time_s=time_s, seconds=time.perf_counter() - began)
+                    info = self.engine.append_video_chunk(chunk.frames, chunk.fps)
+                    known = dict(chunk=index, time_s=chunk.time_s, seconds=time.perf_counter() - began)
                     total = info.get("eviction_stats", {}).get("total_evictions", 0)
                     known |= dict(cache_tokens=info["cache_seq_length"], cache_bytes=info["cache_bytes"])
                     self.rows.append(known | {"event": "eviction" if total > evictions else ""})
-                    self.pictures.append(resize_to_height(frames[-1:], PICTURE_HEIGHT)[0])
+                    self.pictures.append(resize_to_height(chunk.frames[-1:], PICTURE_HEIGHT)[0])
                     evictions = total
                 self.changed()
             self._change("running", "finished")

@@ -8,6 +8,7 @@ import torch
 from kvlib.lab.report import paths
 from kvlib.lab.report.report import device_name, write_atomic
 from kvlib.lab.study.runs import OUT_OF_MEMORY, stream_video
+from kvlib.lab.video.source import VideoSource
 
 CARD_LIMIT = int(23.3 * 2**30)  # bytes: what a 24 GB card leaves to a process
 CPU_CACHE_LIMIT = int(10.5 * 2**20)  # bytes of cache: a small substitute for a card's memory, for the embedded reader
@@ -29,7 +30,7 @@ def cap_memory(limit_mb: float, device: torch.device) -> int:
     return limit
 
 
-def tune_budget(make_engine, video, chunk_frames: int, sample_fps: float, budgets, limit_bytes: int):
+def tune_budget(make_engine, source: VideoSource, budgets, limit_bytes: int):
     """Find the largest safe budget among the middle one of `budgets` (low, start, high), steps upward from it, and the low one.
 
     The share of `limit_bytes` that is reserved at most decides. Below 21/24 a higher budget is tried; from 21/24 to 23/24 the
@@ -44,7 +45,7 @@ def tune_budget(make_engine, video, chunk_frames: int, sample_fps: float, budget
     step, tried, budget, best = max(1, (high - start) // 2), [], start, None
     while low <= budget <= high and budget not in [row["budget"] for row in tried]:
         engine = make_engine(budget)
-        rows = stream_video(engine, video, chunk_frames, sample_fps, f"budget {budget}", limit_bytes, 2 * budget)
+        rows = stream_video(engine, source, f"budget {budget}", limit_bytes, 2 * budget)
         share = rows["reserved_bytes"].max() / limit_bytes
         failed = rows["event"].iloc[-1] == OUT_OF_MEMORY or share > 23 / 24
         verdict = "out of memory" if failed else "keep" if share >= 21 / 24 else "room left"

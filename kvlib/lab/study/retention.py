@@ -10,7 +10,6 @@ import math
 import random
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from pathlib import Path
 
 import pandas as pd
 import torch
@@ -19,9 +18,10 @@ from kvlib.evictor import EvictionConfig
 from kvlib.lab.study.clips import encode_and_decode
 from kvlib.lab.study.diagnosis import at_contiguous_positions, attention_by_region, explain
 from kvlib.lab.study.methods import engines_by_mode, process_together
-from kvlib.lab.study.runs import check_interval, each_chunk, each_stream
+from kvlib.lab.study.runs import each_stream
 from kvlib.lab.study.scoring import exact_match, read_srt, truth_at
 from kvlib.lab.study.synthetic import COLORS, QUESTIONS, Scene, answer, draw_stream
+from kvlib.lab.video.source import VideoSource
 from kvlib.ops.positions import rotate_keys
 from kvlib.stream import VideoStreamingInference
 
@@ -115,26 +115,24 @@ def compare(
     return pd.DataFrame([row for rows in each_stream(process, streams, model) for row in rows])
 
 
-def compare_on_video(
-    model, processor, makers: dict[str, Callable], video: Path, chunk_frames: int, sample_fps: float, interval: int
-) -> pd.DataFrame:
+def compare_on_video(model, processor, makers: dict[str, Callable], source: VideoSource, interval: int) -> pd.DataFrame:
     """Let methods, as `methods` gives them, process a video with an .srt beside it; ask after every `interval` chunks.
 
     now: the text on screen, "no text" where there is none. title: the first chunk's text; not asked where the .srt has none
     then. A table [time_s, method, question, truth, answer, correct, cache_tokens, cache_bytes, ttft]. Raises what
     `read_srt` and `VideoChunks` raise, and ValueError for a video of fewer than `interval` chunks.
     """
-    subtitles, rows, title = read_srt(video.with_suffix(".srt")), [], ""
-    check_interval(video, chunk_frames, sample_fps, interval)
+    subtitles, rows, title = read_srt(source.path.with_suffix(".srt")), [], ""
+    source.check_interval(interval)
     engines = {name: make(model, processor) for name, make in makers.items()}
-    for index, time_s, frames in each_chunk(video, chunk_frames, sample_fps):
-        process_together(engines.values(), frames, sample_fps)
-        now = truth_at(subtitles, time_s)
+    for index, chunk in source.chunks():
+        process_together(engines.values(), chunk.frames, chunk.fps)
+        now = truth_at(subtitles, chunk.time_s)
         title = title if index else now
         if (index + 1) % interval:
             continue
         for name, engine in engines.items():
-            same = dict(time_s=time_s, method=name, **_size(engine))
+            same = dict(time_s=chunk.time_s, method=name, **_size(engine))
             for kind, truth in (("now", now), ("title", title)):
                 if kind == "title" and not title:
                     continue

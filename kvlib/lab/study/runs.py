@@ -3,20 +3,20 @@
 import copy
 import math
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
 
 import numpy as np
 import pandas as pd
 import torch
-from torch.nn.functional import interpolate
 from tqdm.auto import tqdm
 
 from kvlib.evictor import EvictionConfig
+from kvlib.lab.video.source import VideoSource
 from kvlib.model import Processor, StreamQwenModel, load_processor
 from kvlib.stream import VideoStreamingInference
-from kvlib.video import VideoChunks
+from kvlib.video import VideoChunk
 
 NO_PIXEL_LIMIT = 10**9
 SINK_FPS = 2.0  # frames per second of `detect_sinks`
@@ -33,30 +33,6 @@ def load(path, device=None):
     device = device or default_device()
     dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
     return StreamQwenModel.from_pretrained(path, dtype=dtype).to(device).eval(), load_processor(path)
-
-
-def each_chunk(video, chunk_frames: int, sample_fps: float, label: str = "chunks") -> Iterator[tuple[int, float, np.ndarray]]:
-    """The chunks of a video with a progress bar: yields (index, time of the last frame in s, frames uint8 [T, H, W, 3]).
-
-    Raises what `VideoChunks` raises.
-    """
-    for index, (time_s, frames) in enumerate(tqdm(VideoChunks(video, chunk_frames, sample_fps), desc=label, leave=False)):
-        yield index, time_s, frames
-
-
-def count_chunks(video, chunk_frames: int, sample_fps: float) -> int:
-    """Number of chunks of a video."""
-    return len(VideoChunks(video, chunk_frames, sample_fps))
-
-
-def check_interval(video, chunk_frames: int, sample_fps: float, interval: int) -> None:
-    """Raise ValueError when a question after every `interval` chunks would never be asked, because the video is shorter."""
-    total = count_chunks(video, chunk_frames, sample_fps)
-    if interval > total:
-        raise ValueError(
-            f"ASK_INTERVAL={interval}: {video} has only {total} chunks of {chunk_frames} frames, so no question would be "
-            f"asked; give an interval of at most {total}, or a longer video"
-        )
 
 
 def detect_sinks(
@@ -77,8 +53,8 @@ def detect_sinks(
         config = EvictionConfig(budget, position_mode=position_mode)
         engine = VideoStreamingInference(model, unlimited, model.device, config)
         seen = [0]
-        for _, _, frames in islice(each_chunk(video, count, SINK_FPS, name), chunks):
-            seen.append(engine.append_video_chunk(resize_to_height(frames, height))["tokens_seen"])
+        for _, chunk in islice(VideoSource(video, count, SINK_FPS, height).chunks(name), chunks):
+            seen.append(engine.append_video_chunk(chunk.frames, chunk.fps)["tokens_seen"])
         new = np.diff(seen)
         evictor = engine.cache_manager.evictor
         increments += [dict(configuration=name, chunk=i, new_tokens=int(n)) for i, n in enumerate(new)]
@@ -99,8 +75,8 @@ def detect_sinks(
 
 
 def stream_video(
-    engine, video, chunk_frames: int, sample_fps: float, run: str, limit_bytes: int | None = None, tokens: float = math.inf
-):
+    engine, source: VideoSource, run: str, limit_bytes: int | None = None, tokens: float = math.inf
+) -> pd.DataFrame:
     """Stream a video into `engine` until the video or the memory ends, or until more than `tokens` tokens were streamed.
 
     A table [run, chunk, time_s, cache_tokens, cache_bytes, peak_bytes, reserved_bytes, event], a row per chunk. `event` is ""
@@ -112,22 +88,22 @@ def stream_video(
     if cuda:
         torch.cuda.empty_cache()  # what an earlier run reserved must not count here
         torch.cuda.reset_peak_memory_stats(engine.device)
-    for index, time_s, frames in each_chunk(video, chunk_frames, sample_fps, run):
-        info, full, _ = _append_within(engine, frames, sample_fps, limit_bytes)
+    for index, chunk in source.chunks(run):
+        info, full, _ = _append_within(engine, chunk, limit_bytes)
         held = info["cache_bytes"]
         peak = torch.cuda.max_memory_allocated(engine.device) if cuda else held
         reserved = torch.cuda.max_memory_reserved(engine.device) if cuda else held
         now = info.get("eviction_stats", {}).get("total_evictions", 0)
         event = OUT_OF_MEMORY if full else "eviction" if now > evictions else ""
         evictions = now
-        rows.append(dict(run=run, chunk=index, time_s=time_s, cache_tokens=info["cache_seq_length"], cache_bytes=held,
+        rows.append(dict(run=run, chunk=index, time_s=chunk.time_s, cache_tokens=info["cache_seq_length"], cache_bytes=held,
                          peak_bytes=peak, reserved_bytes=reserved, event=event))  # fmt: skip
         if full or info["tokens_seen"] > tokens:
             break
     return pd.DataFrame(rows)
 
 
-def shrink_when_full(engine, video, chunk_frames: int, sample_fps: float, limit_bytes: int, smaller: int) -> pd.DataFrame:
+def shrink_when_full(engine, source: VideoSource, limit_bytes: int, smaller: int) -> pd.DataFrame:
     """Stream a video until the memory or the budget is full, shrink the budget to `smaller` tokens, and stream the rest.
 
     engine: one with an `EvictionConfig`. The memory is full where `stream_video` would end, the budget at the first eviction.
@@ -142,46 +118,39 @@ def shrink_when_full(engine, video, chunk_frames: int, sample_fps: float, limit_
     def note(stage: str, index: int, info: dict) -> None:
         rows.append(dict(stage=stage, chunk=index, cache_tokens=info["cache_seq_length"], cache_bytes=info["cache_bytes"]))
 
-    for index, _, frames in each_chunk(video, chunk_frames, sample_fps, "shrink"):
+    for index, chunk in source.chunks("shrink"):
         if shrunk:
-            note("after shrink", index, engine.append_video_chunk(frames, sample_fps))
+            note("after shrink", index, engine.append_video_chunk(chunk.frames, chunk.fps))
             continue
-        info, full, appended = _append_within(engine, frames, sample_fps, limit_bytes)
+        info, full, appended = _append_within(engine, chunk, limit_bytes)
         if appended:
             note("before shrink", index, info)
         if full or info["eviction_stats"]["total_evictions"]:
             note("shrink", index, engine.shrink(smaller))
             shrunk = True
         if not appended:
-            note("after shrink", index, engine.append_video_chunk(frames, sample_fps))
+            note("after shrink", index, engine.append_video_chunk(chunk.frames, chunk.fps))
     return pd.DataFrame(rows)
 
 
-def ask_periodically(engine, video, chunk_frames: int, sample_fps: float, interval: int, question: str, max_new_tokens: int):
+def ask_periodically(engine, source: VideoSource, interval: int, question: str, max_new_tokens: int) -> pd.DataFrame:
     """Stream a video and ask after every `interval` chunks, greedily.
 
     A table [time_s, chunk, answer, unchanged, ttft, decode_tokens_per_s, new_tokens and the other metrics of `ask`].
     `unchanged`: whether a SHA-256 of every stored key and value and of all records is the same before and after the question.
     Raises ValueError for a video of fewer than `interval` chunks.
     """
-    check_interval(video, chunk_frames, sample_fps, interval)
+    source.check_interval(interval)
     rows = []
-    for index, time_s, frames in each_chunk(video, chunk_frames, sample_fps):
-        engine.append_video_chunk(frames, sample_fps)
+    for index, chunk in source.chunks():
+        engine.append_video_chunk(chunk.frames, chunk.fps)
         if (index + 1) % interval:
             continue
         before = engine.cache_manager.fingerprint()
         answer, metrics = engine.ask(question, max_new_tokens=max_new_tokens, do_sample=False)
         unchanged = engine.cache_manager.fingerprint() == before
-        rows.append(dict(time_s=time_s, chunk=index, answer=answer, unchanged=unchanged, **metrics))
+        rows.append(dict(time_s=chunk.time_s, chunk=index, answer=answer, unchanged=unchanged, **metrics))
     return pd.DataFrame(rows)
-
-
-def resize_to_height(frames: np.ndarray, height: int) -> np.ndarray:
-    """Frames uint8 [T, H, W, 3] resized to `height` pixels, the aspect ratio kept."""
-    width = round(frames.shape[2] * height / frames.shape[1])
-    pixels = torch.from_numpy(frames).permute(0, 3, 1, 2)
-    return interpolate(pixels, (height, width), mode="bilinear", antialias=True).permute(0, 2, 3, 1).numpy()
 
 
 def each_stream(process: Callable, streams: int, model) -> list:
@@ -197,10 +166,10 @@ def each_stream(process: Callable, streams: int, model) -> list:
         torch.set_num_threads(threads)  # MKL keeps one number for the whole process
 
 
-def _append_within(engine, frames, sample_fps: float, limit_bytes: int | None) -> tuple[dict, bool, bool]:
+def _append_within(engine, chunk: VideoChunk, limit_bytes: int | None) -> tuple[dict, bool, bool]:
     """Append a chunk: (`get_cache_info()`, whether memory ended, whether the chunk was appended)."""
     try:
-        info = engine.append_video_chunk(frames, sample_fps)
+        info = engine.append_video_chunk(chunk.frames, chunk.fps)
     except torch.OutOfMemoryError:
         return engine.get_cache_info(), True, False
     return info, limit_bytes is not None and info["cache_bytes"] > limit_bytes, True

@@ -13,9 +13,10 @@ import pandas as pd
 from kvlib.evictor import EvictionConfig
 from kvlib.lab.study.clips import encode_and_decode
 from kvlib.lab.study.retention import ask_all, draw_history_stream
-from kvlib.lab.study.runs import each_stream, resize_to_height
+from kvlib.lab.study.runs import each_stream
 from kvlib.lab.study.scoring import exact_match
 from kvlib.lab.study.statistics import summarise
+from kvlib.lab.video.source import resize_to_height
 from kvlib.stream import VideoStreamingInference
 
 CHUNKS_PER_SCENE = 2
