@@ -5,7 +5,7 @@ from itertools import pairwise
 
 import torch
 
-from kvlib import KVCacheManager, VideoStreamingInference, prompts, stream
+from kvlib import KVCacheManager, VideoStreamingInference, encoding, prompts
 from kvlib.ops import attention
 from kvlib.ops.language import run
 from kvlib.ops.positions import text_positions
@@ -14,7 +14,8 @@ from kvlib.ops.vision import VisionTower
 
 def turn_tokens(engine: VideoStreamingInference, first: bool) -> tuple[torch.Tensor, torch.Tensor]:
     """Token ids [1, n] before and after the frames of a chunk. The `first` chunk of a stream begins with the system turn."""
-    return engine._chunk_turn(first)
+    device = engine.model.get_input_embeddings().weight.device
+    return tuple(torch.tensor([ids], device=device) for ids in encoding.chunk_turn(engine.processor.tokenizer, first))
 
 
 def question_tokens(engine: VideoStreamingInference, question: str) -> torch.Tensor:
@@ -37,7 +38,7 @@ def logits_of_an_answer(engine: VideoStreamingInference, question: str, tokens: 
 def stages_of(engine: VideoStreamingInference) -> dict[str, tuple[object, str]]:
     """The stages of a chunk, each with the object and the name of the attribute that runs it."""
     return {
-        "prepare": (stream, "patchify"),
+        "prepare": (encoding, "patchify"),
         "vision": (engine.backbone, "vision"),
         "evict": (engine.cache_manager, "make_room"),
         "language": (engine, "_forward"),

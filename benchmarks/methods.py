@@ -12,7 +12,7 @@ import torch
 from clock import Clock
 from transformers import DynamicCache
 
-from kvlib import EvictionConfig, VideoStreamingInference, stream
+from kvlib import EvictionConfig, VideoStreamingInference, encoding
 from kvlib.ops.positions import chunk_positions, text_positions
 
 FPS = 2.0  # frames per second at which the frames of a chunk count as sampled
@@ -34,7 +34,7 @@ class PlainLoop:
         self.next_position = tokens
 
     def append(self, frames, first: bool = False) -> None:
-        patches, grid = stream.patchify(frames, self.processor.image_processor, self.device)
+        patches, grid = encoding.patchify(frames, self.processor.image_processor, self.device)
         before, after = internals.turn_tokens(self.helper, first)
         pads = torch.full((1, grid[0] * grid[1] * grid[2] // 4), self.model.config.video_token_id, device=before.device)
         merged = grid[0], grid[1] // 2, grid[2] // 2
@@ -67,7 +67,7 @@ class PlainLoop:
 
     def stages(self, clock: Clock) -> list:
         return [
-            clock.watching(stream, "patchify", "prepare"),
+            clock.watching(encoding, "patchify", "prepare"),
             clock.watching(self.model.model.visual, "forward", "vision"),
             clock.watching(self.model.model.language_model, "forward", "language"),
         ]

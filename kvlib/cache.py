@@ -99,7 +99,7 @@ class Tail:
 
     `layers` take keys and values as a transformers cache does; after each forward, `advance` counts its tokens. Nothing of a
     tail is part of the stream: a tail that is dropped has never been. `tokens` have been written, the next stands at
-    `next_position`.
+    `next_position`. The first `hidden` of the stored tokens are not seen from the tail.
     """
 
     new = 0  # tokens of the forward under way, which a layer has written already
@@ -108,6 +108,7 @@ class Tail:
         self.stored_dtype, self.capacity = stored_dtype, state.capacity
         self.next_position, self.tokens = state.next_position, 0
         self.rope: tuple[torch.Tensor, torch.Tensor] | None = None  # of all tokens, when keys are stored without rotation
+        self.hidden = 0
         self.follow(state)
 
     @property
@@ -118,7 +119,11 @@ class Tail:
     def follow(self, state: StreamState) -> None:
         """Go with the stored tokens when they have moved, or have got other buffers."""
         self.buffers, self.room = list(state.buffers), state.room()
-        self.start, self.stop = state.start, state.stop + self.tokens
+        self.start, self.stop = state.start + self.hidden, state.stop + self.tokens
+
+    def hide(self, tokens: int) -> None:
+        """Leave the first `tokens` of the stored ones out of what the next forward sees."""
+        self.start, self.hidden = self.start + tokens, self.hidden + tokens
 
     def advance(self, tokens: int, next_position: int) -> None:
         """Count `tokens` that all layers have written; the next one stands at `next_position`."""

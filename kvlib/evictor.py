@@ -30,6 +30,7 @@ class EvictionConfig:
         on the smaller side of the holes, "compact" those behind them, so that positions begin at 0; "unrotated" stores keys
         without RoPE and rotates all of them in every forward, as StreamingLLM does.
     eviction_interval: evict at most once in so many chunks; each eviction then makes room for that many.
+    recall_tokens: this part of the budget stays free for chunks that a question brings back from the archive.
 
     Raises ValueError for sizes that cannot work and for unknown names.
     """
@@ -40,15 +41,22 @@ class EvictionConfig:
     policy: object = "sink_window"
     position_mode: str = "remap"
     eviction_interval: int = 1
+    recall_tokens: int = 0
 
     def __post_init__(self):
-        for name, least in (("max_cache_tokens", 1), ("sink_size", 0), ("window_size", 0), ("eviction_interval", 1)):
+        for name, least in (
+            ("max_cache_tokens", 1),
+            ("sink_size", 0),
+            ("window_size", 0),
+            ("eviction_interval", 1),
+            ("recall_tokens", 0),
+        ):
             value = getattr(self, name)
             if not isinstance(value, int) or isinstance(value, bool) or value < least:
                 raise ValueError(f"{name}={value!r}: give a whole number of at least {least}")
-        if self.sink_size + self.window_size > self.max_cache_tokens:
+        if self.sink_size + self.window_size + self.recall_tokens > self.max_cache_tokens:
             raise ValueError(
-                f"sink_size={self.sink_size} + window_size={self.window_size} exceed "
+                f"sink_size={self.sink_size} + window_size={self.window_size} + recall_tokens={self.recall_tokens} exceed "
                 f"max_cache_tokens={self.max_cache_tokens}: raise the budget or lower one of them"
             )
         if isinstance(self.policy, str) and self.policy not in POLICIES:
@@ -193,8 +201,8 @@ class KVCacheEvictor:
 def _check_fits(state: StreamState, incoming: int) -> None:
     sink, limit, budget, window = state.counts.sink_size, state.limit, state.config.max_cache_tokens, state.config.window_size
     if sink + incoming > limit:
-        remedy = f"raise max_cache_tokens to at least {sink + incoming}"
-        if limit < budget:
+        remedy = f"raise max_cache_tokens to at least {sink + incoming + state.config.recall_tokens}"
+        if limit < budget - state.config.recall_tokens:
             remedy = f"raise window_size={window} to at least {incoming}"
         raise ValueError(
             f"a chunk of {incoming} tokens does not fit beside a sink of {sink} within {limit} tokens "

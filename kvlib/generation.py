@@ -62,3 +62,10 @@ def pick(logits: torch.Tensor, temperature: float, generator: torch.Generator) -
     if temperature == 0.0:
         return logits.argmax(-1, keepdim=True)
     return torch.multinomial((logits.float() / temperature).softmax(-1), 1, generator=generator)
+
+
+def stop_tokens(model, tokenizer) -> set[int]:
+    """The tokens that end an answer: those of the checkpoint's generation_config and of the tokenizer."""
+    stops = model.generation_config.eos_token_id
+    stops = stops if isinstance(stops, list) else [stops]
+    return {token for token in (*stops, tokenizer.eos_token_id) if token is not None}

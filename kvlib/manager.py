@@ -14,15 +14,15 @@ SLACK, MOST_SLACK = 0.1, 16384  # of the budget, tokens: one move of the window 
 
 
 class KVCacheManager:
-    """Owns a stream's `cache` and `evictor` (None = never evict). Keys and values are stored in `kv_dtype`; None = as the model
-    computes them.
+    """Owns a stream's `cache`, its `evictor` (None = never evict) and its `archive` (None = what is evicted is gone). Keys and
+    values are stored in `kv_dtype`; None = as the model computes them.
 
     Every change is one transaction: it computes a new `StreamState` and then puts it in the place of the old one. An
     exception at any moment leaves the stream as it was, or, while a chunk is appended, with room made for it.
     """
 
-    def __init__(self, layers: int, evictor: KVCacheEvictor | None = None, kv_dtype: torch.dtype | None = None):
-        self.evictor = evictor
+    def __init__(self, layers: int, evictor: KVCacheEvictor | None = None, kv_dtype: torch.dtype | None = None, archive=None):
+        self.evictor, self.archive = evictor, archive
         self.current = evictor.current if evictor else Current(StreamState())
         capacity = _capacity(self.state.config.max_cache_tokens if evictor else 0)
         self.current.state = replace(self.state, buffers=(None,) * layers, capacity=capacity)
@@ -54,17 +54,20 @@ class KVCacheManager:
         self.current.settle()
         return Tail(self.state, self.cache.stored_dtype)
 
-    def track_tokens(self, tail: Tail, positions: torch.Tensor, next_position: int, is_new_chunk: bool = True) -> dict | None:
+    def track_tokens(
+        self, tail: Tail, positions: torch.Tensor, next_position: int, is_new_chunk: bool = True, time_s: float = 0.0
+    ) -> dict | None:
         """Record what a forward has written to `tail`: tokens at `positions` int64 [3, n], the next one at `next_position`.
 
-        A new chunk becomes part of the stream, and teaches the evictor; `info` of the stream is returned. Other tokens (of a
-        question, of an answer) stay in the tail. A commit is the last thing that happens here.
-        """
+        A new chunk, whose last frame was shown at `time_s`, becomes part of the stream and of the archive, and teaches the
+        evictor; `info` of the stream is returned. Other tokens (of a question, of an answer) stay in the tail. A commit is the
+        last thing that happens here."""
         tail.advance(positions.shape[1], next_position)
         if not is_new_chunk:
             return None
         state, tokens = self.state, tail.tokens
-        chunk = ChunkSpan(state.chunks_seen, tokens, state.next_position, next_position, state.next_position)
+        start = state.next_position
+        chunk = ChunkSpan(state.chunks_seen, tokens, start, next_position, start, time_s=time_s)
         if self.evictor is not None:
             chunk = replace(chunk, score=self.evictor.score(tail, (*state.chunks, chunk)))
         made = replace(
@@ -78,6 +81,8 @@ class KVCacheManager:
             next_position=next_position,
             counts=state.counts.with_chunk(tokens, state.config.sink_size if state.config else 0),
         )
+        if self.archive is not None:
+            made = self.archive.store(state, made)
         return self._commit(made, self.info(made))
 
     def shrink(self, max_cache_tokens: int) -> None:
@@ -100,8 +105,12 @@ class KVCacheManager:
                 f"max_cache_tokens={max_cache_tokens}: sink and newest chunk take {least} tokens, give at least that"
             )
         self.current.settle()
-        room = max(0, max_cache_tokens - old.sink_size)
-        config = replace(old, max_cache_tokens=max_cache_tokens, window_size=min(old.window_size, room))
+        share = old.recall_tokens * max_cache_tokens // old.max_cache_tokens
+        recall_tokens = min(share, max_cache_tokens - max(least, old.sink_size))
+        room = max(0, max_cache_tokens - old.sink_size - recall_tokens)
+        config = replace(
+            old, max_cache_tokens=max_cache_tokens, window_size=min(old.window_size, room), recall_tokens=recall_tokens
+        )
         made = self.evictor.evict(replace(self.state, config=config), 0)
         self.current.state = replace(made, capacity=_capacity(max_cache_tokens))
         self.cache.trim()
@@ -143,6 +152,8 @@ class KVCacheManager:
             originals=state.originals,
             pending=state.pending,
             config=state.config,
+            archived=tuple(chunk for chunk in state.archived if chunk.span.index < snapshot.chunks_seen),
+            archive_dropped=state.archive_dropped,
         )
 
     def fingerprint(self) -> str:
@@ -153,7 +164,8 @@ class KVCacheManager:
         for tensor in (*stored, *(part for parts in state.originals.values() for part in parts)):
             digest.update(tensor.contiguous().view(torch.uint8).cpu().numpy())
         digest.update(state.positions.numpy())
-        record = state.chunks, state.chunks_seen, state.seen, state.next_position, state.config, state.counts
+        record = (state.chunks, state.chunks_seen, state.seen, state.next_position, state.config, state.counts)
+        record += (tuple(chunk.span for chunk in state.archived), state.archive_dropped) if self.archive else ()
         digest.update(repr(record).encode())
         return digest.hexdigest()
 
@@ -161,7 +173,7 @@ class KVCacheManager:
         """Length and memory of the cache, now or in another `state`.
 
         `cache_seq_length` (tokens stored), `tokens_seen`, `chunks` (stored), `cache_bytes` (held on devices, filled or not),
-        `cache_memory_gb` (the same in GiB), `next_position`, and with eviction on `eviction_stats`."""
+        `cache_memory_gb` (the same in GiB), `next_position`, with eviction on `eviction_stats`, and what an archive tells."""
         state = state or self.state
         held = state.nbytes()
         info = {
@@ -174,6 +186,8 @@ class KVCacheManager:
         }
         if self.evictor is not None:
             info["eviction_stats"] = self.evictor.stats(state)
+        if self.archive is not None:
+            info |= self.archive.info(state)
         return info
 
     def _commit(self, state: StreamState, result):

@@ -13,13 +13,15 @@ from typing import TYPE_CHECKING
 import torch
 
 if TYPE_CHECKING:
+    from kvlib.archive.chunks import ArchivedChunk
     from kvlib.evictor import EvictionConfig
 
 
 @dataclass(frozen=True)
 class ChunkSpan:
     """One stored chunk: its number in the stream, its tokens, the positions [start, stop) where it stands now, the `origin`
-    where it started when its keys were computed, and the `score` that a policy may have given it."""
+    where it started when its keys were computed, the `score` that a policy may have given it, and the time in seconds of its
+    last frame."""
 
     index: int
     tokens: int
@@ -27,6 +29,7 @@ class ChunkSpan:
     stop: int
     origin: int
     score: float = 0.0
+    time_s: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -60,7 +63,8 @@ class StreamState:
     lie in [start, stop) of all of them. `capacity` is what the stream needs; a buffer is longer only while an answer needs it.
     `originals` has, by chunk number, the keys as they were computed of chunks that have been re-rotated, as `key_copies` makes
     them. `spread` has, for each chunk, the positions of its tokens less its start, int64 [3, n]. `next_position` is that of the
-    next token. `chunks_seen` and `seen` count all chunks and their tokens that were ever stored.
+    next token. `chunks_seen` and `seen` count all chunks and their tokens that were ever stored. `archived` has the chunks that
+    recall can bring back, those in the stream among them; `archive_dropped` were given up for the archive's limit.
     """
 
     buffers: tuple[torch.Tensor | None, ...] = ()
@@ -76,6 +80,8 @@ class StreamState:
     next_position: int = 0
     config: "EvictionConfig | None" = None
     counts: EvictionCounts = EvictionCounts()
+    archived: tuple["ArchivedChunk", ...] = ()
+    archive_dropped: int = 0
 
     @property
     def stored(self) -> int:
@@ -90,8 +96,8 @@ class StreamState:
 
     @property
     def limit(self) -> int:
-        """Most tokens that may be stored: the budget, or sink and window where these are less."""
-        most, window = self.config.max_cache_tokens, self.config.window_size
+        """Most tokens that may be stored: the budget less the room for recall, or sink and window where these are less."""
+        most, window = self.config.max_cache_tokens - self.config.recall_tokens, self.config.window_size
         return min(most, self.counts.sink_size + window) if window and self.counts.sink_chunks else most
 
     def nbytes(self) -> int:

@@ -2,44 +2,24 @@
 
 import threading
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
-from numbers import Real
+from collections.abc import Callable, Sequence
+from pathlib import Path
 
 import torch
 
+from kvlib.archive import StoredStream, bring_back, check_recall, choose, open_archive, save_stream, with_recall
 from kvlib.cache import Tail
+from kvlib.encoding import EncodedChunk, count_tokens, encode_chunk
 from kvlib.evictor import EvictionConfig, KVCacheEvictor
-from kvlib.generation import Sampling, generate
+from kvlib.generation import Sampling, generate, stop_tokens
 from kvlib.manager import QUESTION_ROOM, KVCacheManager
 from kvlib.ops.backbone import backbone_of
 from kvlib.ops.decoding import TokenGraph, addresses, can_capture
 from kvlib.ops.fused import device_of
 from kvlib.ops.graphs import locked
-from kvlib.ops.pixels import grid_of, patchify
-from kvlib.ops.positions import chunk_positions, rotary_tables, text_positions
+from kvlib.ops.positions import rotary_tables, text_positions
 from kvlib.ops.storage import EIGHT_BIT
-from kvlib.prompts import DEFAULT_QUESTION, question_tokens, tokens_after_frames, tokens_before_frames
-from kvlib.video import stack_frames
-
-MAX_EXTENT = 2**17  # positions that a chunk may span: about 18 hours of video
-MAX_FPS = 1000.0
-
-
-@dataclass(frozen=True)
-class EncodedChunk:
-    """A chunk after the vision tower: embeddings [1, tokens, hidden], and what `chunk_positions` needs to know of it."""
-
-    first: bool
-    embeddings: torch.Tensor
-    before: int
-    grid: tuple[int, int, int]
-    after: int
-    time_step: float
-
-    def positions(self, start: int) -> tuple[torch.Tensor, int]:
-        """Positions int64 [3, tokens] from `start` on, and the one after them."""
-        return chunk_positions(self.before, self.grid, self.after, start, self.time_step)
+from kvlib.prompts import DEFAULT_QUESTION, question_tokens
 
 
 class VideoStreamingInference:
@@ -50,14 +30,26 @@ class VideoStreamingInference:
     device: where pixels are prepared; the model stays where it is.
     eviction_config: None = never evict.
     kv_dtype: torch.float8_e4m3fn stores keys and values in half the bytes, rounded; None = as the model computes them.
+    archive: "memory" or an empty folder keeps every chunk there, so that `ask` can recall what was evicted; None = it is gone.
+        A quarter of the budget is then kept free for recall, unless `eviction_config` says how much (`recall_tokens`). From a
+        folder the stream can be resumed, also after the process was killed.
+    archive_bytes: the most that the archive keeps of keys and values; the oldest evicted chunks are dropped; None = no limit.
 
-    Raises ValueError for another kv_dtype. One engine may be called from several threads: its calls queue.
+    Raises ValueError for another kv_dtype and for an archive that cannot be used. One engine may be called from several
+    threads: its calls queue.
 
     Turns: one system turn, then each chunk as a user turn of its own; a question is one more user turn.
     """
 
     def __init__(
-        self, model, processor, device, eviction_config: EvictionConfig | None = None, kv_dtype: torch.dtype | None = None
+        self,
+        model,
+        processor,
+        device,
+        eviction_config: EvictionConfig | None = None,
+        kv_dtype: torch.dtype | None = None,
+        archive: str | Path | None = None,
+        archive_bytes: int | None = None,
     ):
         if kv_dtype not in (None, EIGHT_BIT):
             raise ValueError(f"kv_dtype={kv_dtype!r}: give {EIGHT_BIT} for 8 bits, or None for the model's own dtype")
@@ -65,9 +57,36 @@ class VideoStreamingInference:
         self.model, self.processor, self.device = model, processor, torch.device(device)
         self.lock = threading.RLock()
         self.backbone, language = backbone_of(model), model.model.language_model
+        eviction_config = eviction_config if archive is None else with_recall(eviction_config)
+        kept = open_archive(archive, archive_bytes, model, eviction_config, kv_dtype)
         evictor = None if eviction_config is None else KVCacheEvictor(eviction_config, language.rotary_emb.inv_freq)
-        self.cache_manager = KVCacheManager(len(language.layers), evictor, kv_dtype)
+        self.cache_manager = KVCacheManager(len(language.layers), evictor, kv_dtype, kept)
         self._token_graph: TokenGraph | None = None
+
+    @classmethod
+    def resume(cls, folder: str | Path, model, processor, device) -> "VideoStreamingInference":
+        """The stream that an engine has written to `folder`, with `archive=folder` or `save`, as of the last chunk there; an
+        archive in that folder goes on.
+
+        Raises FileNotFoundError where there is no stream, ValueError for a damaged one, for another model or dtype, and while
+        another process writes to the folder.
+        """
+        model = model.get_base_model() if hasattr(model, "get_base_model") else model
+        stored = StoredStream(Path(folder), model)
+        engine = cls(model, processor, device, stored.config, stored.kv_dtype)
+        manager = engine.cache_manager
+        manager.archive, manager.current.state = stored.restored(manager.state)
+        return engine
+
+    @locked
+    @torch.no_grad()
+    def save(self, folder: str | Path) -> None:
+        """Write the stream, and what its archive holds, to an empty folder, for `resume`. An engine whose archive is that
+        folder waits until all of it is written.
+
+        Raises ValueError for a folder that holds something else, OSError where it cannot be written.
+        """
+        save_stream(self.cache_manager, Path(folder), self.model)
 
     @property
     def eviction_config(self) -> EvictionConfig | None:
@@ -76,14 +95,15 @@ class VideoStreamingInference:
 
     @locked
     @torch.no_grad()
-    def append_video_chunk(self, frames, fps: float = 2.0) -> dict:
-        """Append one chunk: a list of PIL images or uint8 [T, H, W, 3], sampled at `fps` frames per second.
+    def append_video_chunk(self, frames, fps: float = 2.0, time_s: float | None = None) -> dict:
+        """Append one chunk: a list of PIL images or uint8 [T, H, W, 3], sampled at `fps` frames per second, the last of them
+        shown at `time_s` seconds; None = time is counted from `fps`.
 
         Room is made first, so the stored tokens never exceed the budget. Returns `get_cache_info()`. Raises ValueError for
         frames that cannot be used and for a chunk that cannot fit. After any exception, KeyboardInterrupt and CUDA's
         OutOfMemoryError too, the chunk is not in the cache and the stream goes on; at most, room has been made.
         """
-        return self.append_encoded(self.encode(frames, fps))
+        return self.append_encoded(self.encode(frames, fps), time_s)
 
     @locked
     @torch.no_grad()
@@ -92,39 +112,23 @@ class VideoStreamingInference:
 
         Takes and raises what `append_video_chunk` does for frames that cannot be used.
         """
-        if isinstance(fps, bool) or not isinstance(fps, Real) or not 0 < fps <= MAX_FPS:
-            raise ValueError(
-                f"fps={fps!r}: give the rate at which the frames were sampled, above 0 and up to {MAX_FPS:g} per second"
-            )
-        settings, first = self.processor.image_processor, not self.cache_manager.chunks
-        time_step = self.model.config.vision_config.tokens_per_second * settings.temporal_patch_size / fps
-        frames = stack_frames(frames)
-        if time_step * len(frames) > MAX_EXTENT:
-            raise ValueError(f"fps={fps!r}: {len(frames)} frames would span over {MAX_EXTENT} positions; give the true rate")
-        patches, grid = patchify(frames, settings, self.device)
-        before, after = self._chunk_turn(first)
-        merged = (grid[0], grid[1] // settings.merge_size, grid[2] // settings.merge_size)
-        features = self.backbone.vision(patches, grid)
-        embed = self.model.get_input_embeddings()
-        head, tail = embed(before), embed(after)
-        block = features[None].to(head.device, head.dtype)
-        return EncodedChunk(first, torch.cat([head, block, tail], dim=1), before.shape[1], merged, after.shape[1], time_step)
+        first = not self.cache_manager.chunks
+        return encode_chunk(self.model, self.backbone, self.processor, self.device, frames, fps, first)
 
     @locked
     @torch.no_grad()
-    def append_encoded(self, chunk: EncodedChunk) -> dict:
+    def append_encoded(self, chunk: EncodedChunk, time_s: float | None = None) -> dict:
         """Append a chunk that `encode` of this or another engine on the same model has prepared; else as
         `append_video_chunk`. Raises ValueError for a first chunk that comes later, or a later one that comes first."""
         manager = self.cache_manager
         if chunk.first == bool(manager.chunks):
-            raise ValueError(
-                "only a stream's first chunk begins with the system turn: encode it with an engine as far on as this"
-            )
+            raise ValueError("only a first chunk begins with the system turn: encode it with an engine as far on as this")
+        time_s = chunk.time(manager.chunks[-1].time_s if manager.chunks else None, time_s)
         manager.make_room(chunk.embeddings.shape[1])
         tail = manager.tail()
         positions, next_position = chunk.positions(manager.next_position)  # making room may have moved it
         self._forward(chunk.embeddings, positions, tail)
-        return manager.track_tokens(tail, positions, next_position)
+        return manager.track_tokens(tail, positions, next_position, time_s=time_s)
 
     @locked
     @torch.no_grad()
@@ -135,6 +139,7 @@ class VideoStreamingInference:
         do_sample: bool = True,
         temperature: float = 0.3,
         seed: int | None = None,
+        recall: int | str | Sequence[int] = 0,
     ) -> tuple[str, dict]:
         """Answer a question about the stream so far; the stream is afterwards exactly as it was, also after an exception.
 
@@ -142,33 +147,44 @@ class VideoStreamingInference:
         Of the checkpoint's generation_config only the end tokens are applied: no top_k, no top_p, and no repetition_penalty,
         which would keep a line that is sung twice from being read twice. Special tokens in the question stay text.
 
-        Returns the answer and `ttft` (s, question to first token), `decode_tokens_per_s`, `new_tokens`, `prompt_tokens`. Raises
-        ValueError for unusable arguments, when nothing was appended yet, and for a question longer than the free room behind a
-        bounded stream: the message says how long it may be. Room for the answer grows with it and is given back.
-        """
+        recall: up to so many evicted chunks, those that the question attends to most, stand between the sink and the window
+        for this question; "auto" = those that the ranking is sure of; or the numbers of chunks. As many as fit into
+        `recall_tokens` of the budget are taken.
+
+        Returns the answer and `recalled` (for each chunk `index`, `time_s` and `share` of the attention over evicted ones),
+        `ttft` (s, question to first token), `decode_tokens_per_s`, `new_tokens`, `prompt_tokens`. Raises ValueError for
+        unusable arguments, when nothing was appended yet, and for a question longer than the free room behind a bounded
+        stream: the message says how long it may be. Room for the answer grows with it and is given back."""
         began, manager = time.perf_counter(), self.cache_manager
         device = device_of(self.model.lm_head)
         if do_sample and not 0 < temperature < float("inf"):
             raise ValueError(f"temperature={temperature}: give a positive one, or do_sample=False for the likeliest token")
         sampling = Sampling(began, max_new_tokens, temperature if do_sample else 0.0, seed, device)
         prompt = self._prompt(question)
+        check_recall(recall, manager.archive, manager.state)
         try:
-            return self._generate(prompt, sampling)
+            tail, recalled = self._question_tail(prompt, recall)
+            answer, metrics = self._generate(prompt, tail, sampling)
+            return answer, metrics | {"recalled": recalled}
         finally:
             manager.cache.trim()
 
     @locked
     @torch.no_grad()
-    def question_logits(self, question: str, on_queries: Callable | None = None) -> torch.Tensor:
+    def question_logits(
+        self, question: str, on_queries: Callable | None = None, recall: int | str | Sequence[int] = 0
+    ) -> torch.Tensor:
         """Logits [1, vocabulary] of an answer's first token; the stream stays as it is.
 
         `on_queries(queries, keys)` is called for every layer in order: the question's rotated queries [1, heads, n, head dim]
-        and all the rotated keys [1, KV heads, tokens, head dim] that they are compared with. Raises as `ask` does for a
-        question.
+        and all the rotated keys [1, KV heads, tokens, head dim] that they are compared with. `recall` and errors are
+        as in `ask`.
         """
         prompt = self._prompt(question)
+        check_recall(recall, self.cache_manager.archive, self.cache_manager.state)
         try:
-            return self._step(prompt, self._tail(prompt), on_queries)
+            tail, _ = self._question_tail(prompt, recall)
+            return self._step(prompt, tail, on_queries)
         finally:
             self.cache_manager.cache.trim()
 
@@ -185,9 +201,7 @@ class VideoStreamingInference:
 
     def count_tokens(self, frames, first: bool = False) -> int:
         """Tokens that a chunk of these frames takes in the cache; the `first` of a stream has the system turn too."""
-        settings = self.processor.image_processor
-        t, h, w = grid_of(stack_frames(frames), settings)
-        return t * h * w // settings.merge_size**2 + sum(part.shape[1] for part in self._chunk_turn(first))
+        return count_tokens(self.processor, frames, first)
 
     def get_cache_info(self) -> dict:
         """Length and memory of the cache, see `KVCacheManager.info`, and `graph_bytes`: device memory of the CUDA graphs that
@@ -195,9 +209,9 @@ class VideoStreamingInference:
         own = self._token_graph.nbytes if self._token_graph else 0
         return self.cache_manager.info() | {"graph_bytes": self.backbone.graphs.nbytes() + own}
 
-    def _generate(self, prompt: torch.Tensor, sampling: Sampling) -> tuple[str, dict]:
-        """Write the prompt [1, n] and the answer to a tail; the answer and its metrics."""
-        cache, tail, decode = self.cache_manager.cache, self._tail(prompt), None
+    def _generate(self, prompt: torch.Tensor, tail: Tail, sampling: Sampling) -> tuple[str, dict]:
+        """Write the prompt [1, n] and the answer to `tail`; the answer and its metrics."""
+        cache, decode = self.cache_manager.cache, None
 
         def advance(token: torch.Tensor) -> torch.Tensor:
             nonlocal decode
@@ -207,9 +221,19 @@ class VideoStreamingInference:
             decode = decode or self._decoder(tail)
             return decode(token)
 
-        new, metrics = generate(self._step(prompt, tail), advance, self._stop_tokens(), sampling)
+        new, metrics = generate(self._step(prompt, tail), advance, stop_tokens(self.model, self.processor.tokenizer), sampling)
         answer = self.processor.tokenizer.decode(new, skip_special_tokens=True).strip()
         return answer, metrics | {"prompt_tokens": prompt.shape[1]}
+
+    def _question_tail(self, prompt: torch.Tensor, recall: int | str | Sequence[int]) -> tuple[Tail, list[dict]]:
+        """A tail for a prompt [1, n] with the recalled chunks in it, and what `ask` tells of these."""
+        rotary = self.model.model.language_model.rotary_emb
+        chunks, known = choose(self.cache_manager, rotary, recall, lambda last: self._step(prompt, self._tail(prompt), last))
+        tail = self._tail(prompt)
+        if chunks:
+            bring_back(self.cache_manager, tail, chunks, rotary)
+            self.cache_manager.cache.reserve(prompt.shape[1], tail)
+        return tail, known
 
     def _tail(self, tokens: torch.Tensor) -> Tail:
         """A tail with room for tokens [1, n]; whoever takes it calls `trim` afterwards."""
@@ -256,11 +280,6 @@ class VideoStreamingInference:
             tail.rope = tuple(torch.cat(parts) for parts in zip(tail.rope, (cos, sin), strict=True))
         return self.backbone.language(tail.layers, embeddings, positions, on_queries)
 
-    def _chunk_turn(self, first: bool) -> tuple[torch.Tensor, torch.Tensor]:
-        """Token ids [1, n] before and after the frames of a chunk; the `first` begins with the system turn."""
-        tokenizer = self.processor.tokenizer
-        return self._on_device(tokens_before_frames(tokenizer, first)), self._on_device(tokens_after_frames(tokenizer))
-
     def _prompt(self, question: str) -> torch.Tensor:
         """Token ids [1, n] of a question's turn. Raises ValueError for an unusable question, one that does not fit, and before
         the first chunk."""
@@ -280,8 +299,3 @@ class VideoStreamingInference:
 
     def _on_device(self, ids: list[int]) -> torch.Tensor:
         return torch.tensor([ids], device=device_of(self.model.get_input_embeddings()))
-
-    def _stop_tokens(self) -> set[int]:
-        stops = self.model.generation_config.eos_token_id
-        stops = stops if isinstance(stops, list) else [stops]
-        return {token for token in (*stops, self.processor.tokenizer.eos_token_id) if token is not None}

@@ -28,15 +28,15 @@ class LanguageModel:
         self, layers, embeddings: torch.Tensor, positions: torch.Tensor, on_queries: OnQueries | None = None
     ) -> torch.Tensor:
         """As `run`. Once as many tokens come a second time, and they are few, by CUDA graphs."""
-        if self.graphs is None or on_queries is not None or embeddings.shape[1] > MAX_GRAPH_TOKENS:
+        if self.graphs is None or embeddings.shape[1] > MAX_GRAPH_TOKENS:
             return run(self.language, layers, embeddings, positions, on_queries)
         weight = self.language.norm.weight
         key = "language", embeddings.shape, embeddings.dtype, weight.data_ptr()
         if not self.graphs.seen(key):
-            return run(self.language, layers, embeddings, positions)
+            return run(self.language, layers, embeddings, positions, on_queries)
         tables = rotary_tables(self.language.rotary_emb, positions.to(embeddings.device), embeddings.dtype)
         graph = self.graphs.take(key, lambda: LayerGraphs(self.language, embeddings, *tables))
-        states = graph(layers, embeddings, *tables)
+        states = graph(layers, embeddings, *tables, on_queries=on_queries)
         self.graphs.give(key, graph)
         return states
 
@@ -66,12 +66,14 @@ class LayerGraphs:
             self.graphs.append(graph)
         self.nbytes = pool_bytes(pool) + sum(tensor.nbytes for tensor in (*self.inputs, *self.heads, self.mixed))
 
-    def __call__(self, layers, embeddings: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
+    def __call__(
+        self, layers, embeddings: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor, on_queries: OnQueries | None = None
+    ) -> torch.Tensor:
         put(self.inputs, (embeddings, cos, sin))
         first, *others = self.graphs
         first.replay()
         for stored, graph in zip(layers, others, strict=True):
-            self.mixed.copy_(stored.append_and_attend(*self.heads))
+            self.mixed.copy_(stored.append_and_attend(*self.heads, on_queries))
             graph.replay()
         return self.states.clone()
 

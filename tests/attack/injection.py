@@ -55,9 +55,15 @@ def points(lines: int, sample: int, salt: str) -> list[tuple[int, ...]]:
 
 
 def copied(engine: VideoStreamingInference) -> VideoStreamingInference:
-    """An engine on the same model with copies of the stream's buffers."""
-    stored_dtype = engine.cache_manager.cache.stored_dtype
-    other = VideoStreamingInference(engine.model, engine.processor, engine.device, engine.eviction_config, stored_dtype)
+    """An engine on the same model with copies of the stream's buffers, and of what its archive in memory keeps."""
+    stored_dtype, archive = engine.cache_manager.cache.stored_dtype, engine.cache_manager.archive
+    kept = "memory" if archive else None
+    other = VideoStreamingInference(engine.model, engine.processor, engine.device, engine.eviction_config, stored_dtype, kept)
+    if archive:
+        table = archive.index.table
+        other.cache_manager.archive.index.table = dataclasses.replace(
+            table, rows=table.rows.clone(), owners=table.owners.clone()
+        )
     state = engine.cache_manager.state
     buffers = tuple(None if buffer is None else buffer.clone() for buffer in state.buffers)
     other.cache_manager.current.state = dataclasses.replace(state, buffers=buffers)

@@ -16,6 +16,12 @@ POLICIES = [SinkWindow(), Uniform(), *map(Importance, SCORERS)]
 QUESTION = "What?"
 
 
+def logits(engine) -> torch.Tensor:
+    """What a question sees, without and, where there is an archive, with recall."""
+    recalls = (0, 2) if engine.cache_manager.archive else (0,)
+    return torch.cat([engine.question_logits(QUESTION, recall=recall) for recall in recalls])
+
+
 def attack(engine, action, allowed, go_on, expected, sample, salt):
     """Raise in `action(engine)` at many lines, each time in a copy: its fingerprint must be `allowed`, and after
     `go_on(copy)` its logits `expected`. Returns the number of exceptions."""
@@ -31,7 +37,7 @@ def attack(engine, action, allowed, go_on, expected, sample, salt):
         assert not target.lock._is_owned() and not target.backbone.graphs.lock.locked(), f"a lock is held: {where}"
         assert target.cache_manager.fingerprint() in allowed, where
         go_on(target)
-        assert torch.equal(target.question_logits(QUESTION), expected), where
+        assert torch.equal(logits(target), expected), where
         raised += len(tracer.places)
     return raised
 
@@ -54,7 +60,7 @@ def attack_append(engine, new, sample, salt):
     def append(target):
         target.append_video_chunk(new)
 
-    return attack(engine, append, allowed, append, twin.question_logits(QUESTION), sample, salt)
+    return attack(engine, append, allowed, append, logits(twin), sample, salt)
 
 
 @pytest.mark.parametrize("mode", POSITION_MODES)
@@ -75,7 +81,24 @@ def test_ask(engine, frames, policy, mode):
     def ask(target):
         target.ask(QUESTION, max_new_tokens=3, do_sample=False)
 
-    attack(made, ask, same, lambda target: None, made.question_logits(QUESTION), 80, mode)
+    attack(made, ask, same, lambda target: None, logits(made), 80, mode)
+
+
+@pytest.mark.parametrize("mode", ["keep", "remap", "unrotated"])
+def test_append_with_an_archive(engine, frames, mode):
+    made = streamed(engine, frames, EvictionConfig(220, position_mode=mode, recall_tokens=40), archive="memory")
+    assert attack_append(made, frames(2, 99), 60, f"archive {mode}") > 0
+
+
+@pytest.mark.parametrize("mode", POSITION_MODES)
+def test_ask_with_recall(engine, frames, mode):
+    made = streamed(engine, frames, EvictionConfig(220, position_mode=mode, recall_tokens=40), archive="memory")
+    same = {made.cache_manager.fingerprint()}
+
+    def ask(target):
+        target.ask(QUESTION, max_new_tokens=2, do_sample=False, recall=2)
+
+    attack(made, ask, same, lambda target: None, logits(made), 60, f"recall {mode}")
 
 
 def test_append_that_moves_the_window_to_the_front(engine, frames):
@@ -131,7 +154,7 @@ def test_an_answer_that_needs_more_room(engine, frames):
 
         twin = copied(made)
         twin.append_video_chunk(frames(2, 1))
-        attack(made, ask, same, checked, twin.question_logits(QUESTION), 30, "answer")
+        attack(made, ask, same, checked, logits(twin), 30, "answer")
     finally:
         made.model.generation_config, tokenizer.eos_token = kept, end
 
@@ -148,13 +171,13 @@ def test_shrink(engine, frames):
         target.append_video_chunk(frames(2, 1))
 
     go_on(smaller)
-    attack(made, lambda target: target.shrink(200), allowed, go_on, smaller.question_logits(QUESTION), 50, "shrink")
+    attack(made, lambda target: target.shrink(200), allowed, go_on, logits(smaller), 50, "shrink")
 
 
 def test_restore(engine, frames):
     made = streamed(engine, frames, None, 4)
     snapshot, old = made.cache_manager.take_snapshot(), made.cache_manager.fingerprint()
-    expected = made.question_logits(QUESTION)
+    expected = logits(made)
     made.append_video_chunk(frames(2, 9))
     new, counter = made.cache_manager.fingerprint(), LineTracer()
     counter.run(lambda: copied(made).cache_manager.restore_snapshot(snapshot))
@@ -163,4 +186,4 @@ def test_restore(engine, frames):
         LineTracer([line]).run(lambda target=target: target.cache_manager.restore_snapshot(snapshot))
         assert target.cache_manager.fingerprint() in (old, new)
         target.cache_manager.restore_snapshot(snapshot)
-        assert torch.equal(target.question_logits(QUESTION), expected)
+        assert torch.equal(logits(target), expected)

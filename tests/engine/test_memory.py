@@ -45,17 +45,17 @@ def test_room_for_an_answer_grows_with_it_and_is_given_back(engine, frames, monk
     streamed = engine(EvictionConfig(budget) if budget else None)
     for seed in range(8):
         streamed.append_video_chunk(frames(2, seed))
-    monkeypatch.setattr(streamed, "_stop_tokens", set)
+    monkeypatch.setattr("kvlib.stream.stop_tokens", lambda *_: set())
     held = streamed.get_cache_info()["cache_bytes"]
     before, capacity = streamed.cache_manager.fingerprint(), streamed.cache_manager.state.room()
     seen = []
     watched = streamed._step
     monkeypatch.setattr(streamed, "_step", lambda *a, **k: seen.append(streamed.cache_manager.state.room()) or watched(*a, **k))
     short = streamed.ask("What?", max_new_tokens=5, do_sample=False)[0]
-    monkeypatch.setattr(streamed, "_stop_tokens", lambda: set(range(1000)))
+    monkeypatch.setattr("kvlib.stream.stop_tokens", lambda *_: set(range(1000)))
     streamed.ask("What?", max_new_tokens=10**6, do_sample=False)
     assert set(seen) == {capacity}, "a short answer needs no more room, however long it may be"
-    monkeypatch.setattr(streamed, "_stop_tokens", set)
+    monkeypatch.setattr("kvlib.stream.stop_tokens", lambda *_: set())
     long = streamed.ask("What?", max_new_tokens=1200, do_sample=False)
     assert long[1]["new_tokens"] == 1200
     assert capacity < max(seen) <= capacity + 1536
@@ -71,8 +71,7 @@ def test_a_grown_answer_equals_one_in_a_large_buffer(engine, frames, monkeypatch
     for seed in range(5):
         for streamed in (small, large):
             streamed.append_video_chunk(frames(2, seed))
-    for streamed in (small, large):
-        monkeypatch.setattr(streamed, "_stop_tokens", set)
+    monkeypatch.setattr("kvlib.stream.stop_tokens", lambda *_: set())
     assert torch.equal(small.question_logits("What?"), large.question_logits("What?"))
     answers = [streamed.ask("What?", max_new_tokens=900, do_sample=False)[0] for streamed in (small, large)]
     assert answers[0] == answers[1]

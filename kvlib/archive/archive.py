@@ -1,0 +1,195 @@
+"""The archive of one stream: every chunk is stored in it when it is committed, so that an eviction has nothing left to save."""
+
+import warnings
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+
+from kvlib.archive.chunks import ArchivedChunk, computed_states, index_dtype, mean_keys
+from kvlib.archive.index import KeyIndex
+from kvlib.archive.manifest import FOLDER, MEMORY, Description, identity
+from kvlib.archive.places import FolderPlace, MemoryPlace, empty_folder
+from kvlib.evictor import EvictionConfig
+from kvlib.state import StreamState
+
+FAILURES = OSError, MemoryError, SafetensorError  # safetensors has its own error for a full disk
+
+
+class Archive:
+    """Keeps the chunks of a stream in `place`, and finds them again by their mean keys.
+
+    limit_bytes: of keys and values; the oldest chunks that the stream no longer stores are dropped; None = no limit. describe:
+    what the place is to know of a state of the stream. rotary: the model's rotary embedding. rotated: whether stored keys are.
+
+    From a CUDA device chunks are copied, and written, in a thread of their own while the next chunk is processed; there the
+    place is at most one chunk behind the stream."""
+
+    def __init__(
+        self,
+        place: MemoryPlace | FolderPlace,
+        rotary,
+        rotated: bool,
+        limit_bytes: int | None,
+        describe: Callable[[StreamState], dict],
+    ):
+        self.place, self.rotary, self.rotated, self.limit_bytes, self.describe = place, rotary, rotated, limit_bytes, describe
+        self.index, self.failure = KeyIndex(), ""
+        self.committed = 0  # chunks that the place's manifest counts
+        self._doomed: list[int] = []  # dropped by a state that may not have been committed
+        self._writer = ThreadPoolExecutor(1, "archive")
+        self._last: Future | None = None
+
+    def store(self, before: StreamState, made: StreamState) -> StreamState:
+        """The state `made`, whose newest chunk is not in `before`, with that chunk archived.
+
+        When the place is full or cannot be written to, a warning says so, `failure` keeps the reason, and the stream goes on
+        without the archive; what is in it can still be recalled.
+        """
+        if self.failure:
+            return made
+        try:
+            self.wait()  # so that copies on their way do not collect on the device
+        except FAILURES as error:
+            return self._failed(error, replace(made, archived=made.archived[:-1]))
+        try:
+            return self._store(before, made)
+        except FAILURES as error:
+            return self._failed(error, made)
+
+    def info(self, state: StreamState) -> dict:
+        """For reports: `archived_chunks` and `archived_bytes` (the stream's present chunks are among them),
+        `archive_index_bytes` (on the device), `archive_dropped` (chunks given up for the limit), `archive_failure` ("" while
+        it works)."""
+        return {
+            "archived_chunks": len(state.archived),
+            "archived_bytes": sum(chunk.nbytes for chunk in state.archived),
+            "archive_index_bytes": self.index.nbytes,
+            "archive_dropped": state.archive_dropped,
+            "archive_failure": self.failure,
+        }
+
+    def wait(self) -> None:
+        """Return when everything stored so far is in its place."""
+        if self._last is not None:
+            self._last.result()
+
+    def _store(self, before: StreamState, made: StreamState) -> StreamState:
+        span = made.chunks[-1]
+        parts, spread = computed_states(made, len(made.chunks) - 1), made.spread[-1]
+        means = mean_keys(parts, span, spread, self.rotary, self.rotated, index_dtype(parts[0].dtype))
+        nbytes = sum(part.nbytes for part in parts)
+        kept = self._within_limit(made, nbytes)
+        self.index.add(span.index, means, (chunk.span.index for chunk in kept))
+        self._remove_doomed(before)
+        dropped = made.archive_dropped + len(made.archived) - len(kept)
+        ready, kept_by_place = _mark(parts), []
+
+        def load() -> torch.Tensor:
+            if ready:
+                job.result()
+            return kept_by_place[0]()
+
+        entry, doomed = ArchivedChunk(span, nbytes, spread, load), _numbers(made.archived, kept)
+        made = replace(made, archived=(*kept, entry), archive_dropped=dropped)
+
+        def write() -> None:
+            if self.committed != before.chunks_seen:  # a state that was written, and then not committed in memory
+                self.place.commit(self.describe(before))
+            kept_by_place.append(self.place.put(span, _on_host(parts, ready), spread, means.cpu()))
+            self.place.commit(self.describe(made))
+            self.committed = made.chunks_seen
+
+        self._doomed = doomed
+        if ready:
+            self._last = job = self._writer.submit(write)
+        else:
+            write()
+        return made
+
+    def _within_limit(self, made: StreamState, incoming: int) -> tuple[ArchivedChunk, ...]:
+        """The archived chunks that may stay when `incoming` bytes are added: of those not in the stream the newest."""
+        if self.limit_bytes is None:
+            return made.archived
+        stored = {chunk.index for chunk in made.chunks}
+        excess, kept = sum(chunk.nbytes for chunk in made.archived) + incoming - self.limit_bytes, []
+        for chunk in made.archived:
+            if excess > 0 and chunk.span.index not in stored:
+                excess -= chunk.nbytes
+            else:
+                kept.append(chunk)
+        return tuple(kept)
+
+    def _remove_doomed(self, before: StreamState) -> None:
+        alive = {chunk.span.index for chunk in before.archived}
+        for number in self._doomed:
+            if number not in alive:
+                self.place.remove(number)
+        self._doomed = []
+
+    def _failed(self, error: BaseException, made: StreamState) -> StreamState:
+        self.failure = f"{type(error).__name__}: {error}"
+        warnings.warn(f"the archive takes no more chunks ({self.failure}); the stream goes on without it", stacklevel=2)
+        return made
+
+
+def _numbers(archived: Sequence[ArchivedChunk], kept: Sequence[ArchivedChunk]) -> list[int]:
+    staying = {chunk.span.index for chunk in kept}
+    return [chunk.span.index for chunk in archived if chunk.span.index not in staying]
+
+
+def _mark(parts: Sequence[torch.Tensor]) -> list[torch.cuda.Event]:
+    """Events after which `parts` are computed."""
+    events = []
+    for part in parts:
+        if part.is_cuda:
+            with torch.cuda.device(part.device):
+                events.append(torch.cuda.current_stream().record_event())
+    return events
+
+
+def _on_host(parts: Sequence[torch.Tensor], ready: Sequence[torch.cuda.Event]) -> torch.Tensor:
+    """`parts` [layers, ...] as one tensor on the CPU, pinned when they come from a CUDA device, where a stream of its own
+    copies them."""
+    if not ready:
+        return parts[0]
+    layers = sum(len(part) for part in parts)
+    states = torch.empty((layers, *parts[0].shape[1:]), dtype=parts[0].dtype, pin_memory=True)
+    first = 0
+    for part, event in zip(parts, ready, strict=True):
+        stream = torch.cuda.Stream(part.device)
+        with torch.cuda.stream(stream):
+            stream.wait_event(event)
+            states[first : first + len(part)].copy_(part, non_blocking=True)
+        stream.synchronize()
+        first += len(part)
+    return states
+
+
+def open_archive(
+    where: str | Path | None, limit_bytes: int | None, model, config: EvictionConfig | None, kv_dtype: torch.dtype | None
+) -> Archive | None:
+    """An empty archive: in host memory when `where` is "memory", else in that folder, which is made; None for None.
+
+    Raises ValueError for an unusable limit, for a folder that holds something or that another process uses, and for a policy
+    that cannot be written; OSError where the folder cannot be made."""
+    if limit_bytes is not None and (isinstance(limit_bytes, bool) or not isinstance(limit_bytes, int) or limit_bytes < 1):
+        raise ValueError(f"archive_bytes={limit_bytes!r}: give a whole number of bytes, or None for no limit")
+    if where is None:
+        if limit_bytes is not None:
+            raise ValueError(f"archive_bytes={limit_bytes} without an archive: give archive='memory' or a folder")
+        return None
+    if where == MEMORY:
+        return make_archive(MemoryPlace(), model, config, limit_bytes, lambda state: {})
+    describe = Description(identity(model), kv_dtype, FOLDER, limit_bytes)
+    describe(StreamState(config=config))  # a policy that cannot be written is refused now
+    return make_archive(FolderPlace(empty_folder(where)), model, config, limit_bytes, describe)
+
+
+def make_archive(place, model, config: EvictionConfig | None, limit_bytes: int | None, describe: Callable) -> Archive:
+    """An archive in `place` for a stream with this configuration."""
+    rotated = config is None or config.position_mode != "unrotated"
+    return Archive(place, model.model.language_model.rotary_emb, rotated, limit_bytes, describe)

@@ -1,0 +1,80 @@
+"""A chunk outside the stream: its keys and values as they were computed, and what is needed to find and to place it."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from itertools import groupby
+
+import torch
+
+from kvlib.ops.positions import rotary_tables, undo_rope
+from kvlib.ops.storage import EIGHT_BIT
+from kvlib.state import ChunkSpan, StreamState
+
+BLOCK = 640  # most tokens that share one mean key: five vectors for a temporal grid of 1080p
+
+
+@dataclass(frozen=True, eq=False)
+class ArchivedChunk:
+    """A chunk that recall can bring back.
+
+    `span` is the chunk as it was when it was stored. `spread` has the positions of its tokens less its start, int64 [3,
+    tokens]. `load()` gives its states on the CPU, [layers, 2 (keys, values), KV heads, tokens, head dim]: keys are rotated to
+    `span.origin`, or not at all in the position mode "unrotated". `nbytes`: of the states."""
+
+    span: ChunkSpan
+    nbytes: int
+    spread: torch.Tensor = field(repr=False)
+    load: Callable[[], torch.Tensor] = field(repr=False)
+
+
+def computed_states(state: StreamState, place: int) -> tuple[torch.Tensor, ...]:
+    """Copies of the keys and values of the chunk at `place` as they were computed, before any re-rotation: [layers, 2, KV
+    heads, tokens, head dim] for each run of layers on one device."""
+    chunk, first = state.chunks[place], state.offsets()[place]
+    runs = [list(run) for _, run in groupby(state.buffers, lambda buffer: buffer.device)]
+    parts = tuple(torch.stack([buffer[:, 0, :, first : first + chunk.tokens] for buffer in run]) for run in runs)
+    for part, keys in zip(
+        parts, state.originals.get(chunk.index, ()), strict=False
+    ):  # without originals there is nothing to do
+        part[:, 0] = keys[:, 0]
+    return parts
+
+
+def mean_keys(
+    parts: tuple[torch.Tensor, ...], span: ChunkSpan, spread: torch.Tensor, rotary, rotated: bool, dtype: torch.dtype
+) -> torch.Tensor:
+    """Mean keys without rotation of every block of a chunk, [vectors, layers, KV heads, head dim] in `dtype`.
+
+    parts: as `computed_states` gives them; whether their keys are `rotated` to the chunk's origin. One vector for each temporal
+    grid is needed to find a scene within a chunk; large grids are divided into blocks of rows of at most `BLOCK` tokens.
+    """
+    blocks, means = key_blocks(spread), []
+    for part in parts:
+        positions = (spread + span.origin).to(part.device)
+        cos, sin = (table[0] for table in rotary_tables(rotary, positions, torch.float32, scaled=False))
+        for keys in part[:, 0]:
+            keys = keys.float()
+            keys = undo_rope(keys, cos, sin) if rotated else keys
+            means.append(torch.stack([keys[:, block].mean(1) for block in blocks]))
+    return torch.stack([mean.to(means[0].device) for mean in means], dim=1).to(dtype)
+
+
+def key_blocks(spread: torch.Tensor) -> list[slice]:
+    """The stretches of a chunk's tokens that get a mean key each: those with one temporal position, divided when they are long.
+
+    Text advances its temporal position with every token, so that it forms no stretch. Without any stretch the whole chunk is
+    one."""
+    _, lengths = torch.unique_consecutive(spread[0], return_counts=True)
+    blocks, first = [], 0
+    for length in lengths.tolist():
+        if length > 1:
+            count = -(-length // BLOCK)
+            edges = [first + length * i // count for i in range(count + 1)]
+            blocks += [slice(a, b) for a, b in zip(edges, edges[1:], strict=False)]
+        first += length
+    return blocks or [slice(0, spread.shape[1])]
+
+
+def index_dtype(states: torch.dtype) -> torch.dtype:
+    """The dtype of mean keys for states of such a dtype."""
+    return torch.bfloat16 if states == EIGHT_BIT else states

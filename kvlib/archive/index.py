@@ -1,0 +1,80 @@
+"""The index of an archive: which chunks does a question's last token attend to, by their mean keys alone."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import torch
+
+GROWTH, LEAST_ROWS = 1.25, 64
+NOBODY = -1
+
+
+@dataclass(frozen=True)
+class Table:
+    """Mean keys [layers, KV heads, capacity, head dim], the chunk that owns each row, int64 [capacity], and the rows `used`."""
+
+    rows: torch.Tensor
+    owners: torch.Tensor
+    used: int
+
+
+class KeyIndex:
+    """Mean keys of archived chunks on one device. It may know more chunks than the stream's record does: whoever asks says
+    which ones are meant, so that an interrupted change does no harm."""
+
+    def __init__(self):
+        self.table: Table | None = None
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes on the device."""
+        return 0 if self.table is None else self.table.rows.nbytes + self.table.owners.nbytes
+
+    def add(self, number: int, means: torch.Tensor, alive: Iterable[int]) -> None:
+        """Take mean keys [vectors, layers, KV heads, head dim] of chunk `number`, in the place of others that it may have.
+
+        Rows of chunks that are not `alive` are given up when the table is full.
+        """
+        means = means.permute(1, 2, 0, 3)
+        new = means.shape[2]
+        if self.table is not None:
+            self.table.owners[self.table.owners == number] = NOBODY
+        if self.table is None or self.table.used + new > len(self.table.owners):
+            self.table = self._longer(means, {*alive} - {number})
+        table = self.table
+        table.rows[:, :, table.used : table.used + new] = means
+        table.owners[table.used : table.used + new] = number
+        self.table = Table(table.rows, table.owners, table.used + new)
+
+    def shares(self, queries: torch.Tensor, candidates: Iterable[int]) -> dict[int, float]:
+        """How much of the attention each of the `candidates` gets, largest first; together 1.
+
+        queries: of one token, without rotation, [layers, heads, head dim]. In every layer and head a softmax over all rows,
+        summed within a chunk and averaged over layers and heads."""
+        candidates = torch.tensor([*candidates], dtype=torch.long)
+        if not len(candidates):
+            return {}
+        rows, used, device = self.table.rows, self.table.used, self.table.rows.device
+        candidates, owners = candidates.to(device), self.table.owners[:used]
+        grouped = queries.to(device).unflatten(1, (rows.shape[1], -1)) * rows.shape[-1] ** -0.5
+        logits = (rows[:, :, :used] @ grouped.to(rows.dtype).transpose(-1, -2)).float()  # [.., rows, heads of a KV head]
+        logits.masked_fill_(~torch.isin(owners, candidates)[:, None], float("-inf"))
+        numbers, places = torch.unique(owners, return_inverse=True)
+        summed = torch.zeros(len(numbers), device=device).index_add_(0, places, logits.softmax(2).mean((0, 1, 3)))
+        ordered = summed.sort(descending=True, stable=True)
+        best = zip(numbers[ordered.indices].tolist(), ordered.values.tolist(), strict=True)
+        asked = set(candidates.tolist())
+        return {number: share for number, share in best if number in asked}
+
+    def _longer(self, means: torch.Tensor, alive: set[int]) -> Table:
+        """A table with the rows of chunks that are `alive` and room for more."""
+        kept, owners = means[:, :, :0], torch.empty(0, dtype=torch.long, device=means.device)
+        if self.table is not None:
+            used = self.table.owners[: self.table.used]
+            mask = torch.isin(used, torch.tensor([*alive], dtype=torch.long, device=used.device))
+            kept, owners = self.table.rows[:, :, : self.table.used][:, :, mask], used[mask]
+        capacity = max(LEAST_ROWS, int((len(owners) + means.shape[2]) * GROWTH))
+        rows = means.new_empty((*means.shape[:2], capacity, means.shape[3]))
+        longer = torch.full((capacity,), NOBODY, device=means.device)
+        rows[:, :, : len(owners)], longer[: len(owners)] = kept, owners
+        return Table(rows, longer, len(owners))
