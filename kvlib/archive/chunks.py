@@ -9,6 +9,7 @@ import torch
 from kvlib.ops.positions import rotary_tables, undo_rope
 from kvlib.ops.storage import EIGHT_BIT
 from kvlib.state import ChunkSpan, StreamState
+from kvlib.steps import ROTATED_AT_ONCE
 
 BLOCK = 640  # most tokens that share one mean key: five vectors for a temporal grid of 1080p
 
@@ -49,14 +50,16 @@ def mean_keys(
     grid is needed to find a scene within a chunk; large grids are divided into blocks of rows of at most `BLOCK` tokens.
     """
     blocks, means = key_blocks(spread), []
+    average = torch.zeros(len(blocks), spread.shape[1])
+    for row, block in zip(average, blocks, strict=True):
+        row[block] = 1 / (block.stop - block.start)
     for part in parts:
         positions = (spread + span.origin).to(part.device)
         cos, sin = (table[0] for table in rotary_tables(rotary, positions, torch.float32, scaled=False))
-        for keys in part[:, 0]:
-            keys = keys.float()
-            keys = undo_rope(keys, cos, sin) if rotated else keys
-            means.append(torch.stack([keys[:, block].mean(1) for block in blocks]))
-    return torch.stack([mean.to(means[0].device) for mean in means], dim=1).to(dtype)
+        for states in part.split(max(1, ROTATED_AT_ONCE // part[0, 0].numel())):
+            keys = states[:, 0].float()
+            means.append(average.to(part.device) @ (undo_rope(keys, cos, sin) if rotated else keys))
+    return torch.cat([mean.to(means[0].device) for mean in means]).permute(2, 0, 1, 3).to(dtype)
 
 
 def key_blocks(spread: torch.Tensor) -> list[slice]:

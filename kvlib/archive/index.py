@@ -38,7 +38,7 @@ class KeyIndex:
         means = means.permute(1, 2, 0, 3)
         new = means.shape[2]
         if self.table is not None:
-            self.table.owners[self.table.owners == number] = NOBODY
+            self.table.owners.masked_fill_(self.table.owners == number, NOBODY)
         if self.table is None or self.table.used + new > len(self.table.owners):
             self.table = self._longer(means, {*alive} - {number})
         table = self.table
