@@ -57,7 +57,7 @@ class VideoStreamingInference:
         self.model, self.processor, self.device = model, processor, torch.device(device)
         self.lock = threading.RLock()
         self.backbone, language = backbone_of(model), model.model.language_model
-        eviction_config = eviction_config if archive is None else with_recall(eviction_config)
+        eviction_config = with_recall(eviction_config, archive)
         kept = open_archive(archive, archive_bytes, model, eviction_config, kv_dtype)
         evictor = None if eviction_config is None else KVCacheEvictor(eviction_config, language.rotary_emb.inv_freq)
         self.cache_manager = KVCacheManager(len(language.layers), evictor, kv_dtype, kept)
@@ -68,14 +68,13 @@ class VideoStreamingInference:
         """The stream that an engine has written to `folder`, with `archive=folder` or `save`, as of the last chunk there; an
         archive in that folder goes on.
 
-        Raises FileNotFoundError where there is no stream, ValueError for a damaged one, for another model or dtype, and while
-        another process writes to the folder.
+        The folder belongs to this engine from now on. Raises FileNotFoundError where there is no stream, ValueError for a
+        damaged one and for another model or dtype.
         """
         model = model.get_base_model() if hasattr(model, "get_base_model") else model
         stored = StoredStream(Path(folder), model)
         engine = cls(model, processor, device, stored.config, stored.kv_dtype)
-        manager = engine.cache_manager
-        manager.archive, manager.current.state = stored.restored(manager.state)
+        engine.cache_manager.archive, engine.cache_manager.current.state = stored.restored(engine.cache_manager.state)
         return engine
 
     @locked
@@ -204,8 +203,8 @@ class VideoStreamingInference:
         return count_tokens(self.processor, frames, first)
 
     def get_cache_info(self) -> dict:
-        """Length and memory of the cache, see `KVCacheManager.info`, and `graph_bytes`: device memory of the CUDA graphs that
-        engines on this model share, and of the one that decodes this engine's answers."""
+        """Length and memory of the cache, see `KVCacheManager.info`, and `graph_bytes`: device memory of the CUDA graphs of the
+        model, which engines share, and of the one that decodes this engine's answers."""
         own = self._token_graph.nbytes if self._token_graph else 0
         return self.cache_manager.info() | {"graph_bytes": self.backbone.graphs.nbytes() + own}
 

@@ -7,6 +7,7 @@ gets a copy of it there, and the sink itself is hidden from the question."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from pathlib import Path
 
 import torch
 
@@ -27,10 +28,10 @@ AUTO = "auto"
 EVEN, BEST = 3.0, 0.5
 
 
-def with_recall(config: EvictionConfig | None) -> EvictionConfig | None:
-    """The configuration of a stream with an archive: where it says nothing about recall, a quarter of the budget is kept
-    free."""
-    if config is None or config.recall_tokens:
+def with_recall(config: EvictionConfig | None, archive: str | Path | None) -> EvictionConfig | None:
+    """The configuration of a stream with this `archive`: where it says nothing about recall, a quarter of the budget is kept free
+    for it."""
+    if config is None or config.recall_tokens or archive is None:
         return config
     free = config.max_cache_tokens - config.sink_size - config.window_size
     return replace(config, recall_tokens=min(config.max_cache_tokens // 4, free))
