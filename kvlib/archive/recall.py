@@ -29,8 +29,8 @@ EVEN, BEST = 3.0, 0.5
 
 
 def with_recall(config: EvictionConfig | None, archive: str | Path | None) -> EvictionConfig | None:
-    """The configuration of a stream with this `archive`: where it says nothing about recall, a quarter of the budget is kept free
-    for it."""
+    """The configuration of a stream with this `archive`: a quarter of the budget is kept free for recall unless it says how
+    much."""
     if config is None or config.recall_tokens or archive is None:
         return config
     free = config.max_cache_tokens - config.sink_size - config.window_size
