@@ -23,7 +23,6 @@ from speed import FRAMES, SIZES, SMALL, load
 from kvlib import EvictionConfig, VideoStreamingInference
 from kvlib.archive.chunks import key_blocks
 from kvlib.archive.index import KeyIndex
-from kvlib.lab.doctor import bytes_per_token
 from kvlib.lab.report.files import write_atomic
 from kvlib.lab.report.report import Report
 from kvlib.lab.study import budgets, runs
@@ -108,8 +107,7 @@ def measured(name: str, device: torch.device, repeats: int) -> dict:
         "index_share": vectors * archived.nbytes / 2 / archived.span.tokens / archived.nbytes,
         "cache_bytes": info["cache_bytes"],
     }
-    number = torch.finfo(model.dtype).bits // 8
-    per_token = bytes_per_token(model.config, number)
+    per_token = archived.nbytes // archived.span.tokens
     found["gib_per_hour"] = {
         f"{width}x{height}": engine.count_tokens(random_frames((4, height, width))) * per_token * 3600 / SECONDS / 2**30
         for height, width in (FRAMES[name][1:], SMALL)

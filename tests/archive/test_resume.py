@@ -184,7 +184,16 @@ def test_a_chunk_that_failed_after_it_was_written_is_written_again(streamed, fra
     assert len(fingerprints) == 1
 
 
-def test_kill_9_at_random_moments(tmp_path):
+@pytest.fixture
+def one_thread():
+    """Sums of floating point numbers depend on the number of threads."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+def test_kill_9_at_random_moments(tmp_path, one_thread):
     """Real processes on the embedded reader: the stream stands as of its last chunk, and equals an undisturbed one."""
     from kvlib.lab.report import paths
     from kvlib.lab.study.runs import load
