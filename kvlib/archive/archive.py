@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from safetensors import SafetensorError
 
-from kvlib.archive.chunks import ArchivedChunk, computed_states, index_dtype, mean_keys
+from kvlib.archive.chunks import ArchivedChunk, MeanKeys, computed_states
 from kvlib.archive.index import KeyIndex
 from kvlib.archive.manifest import FOLDER, MEMORY, Description, identity
 from kvlib.archive.places import FolderPlace, MemoryPlace, empty_folder
@@ -36,8 +36,8 @@ class Archive:
         limit_bytes: int | None,
         describe: Callable[[StreamState], dict],
     ):
-        self.place, self.rotary, self.rotated, self.limit_bytes, self.describe = place, rotary, rotated, limit_bytes, describe
-        self.index, self.failure = KeyIndex(), ""
+        self.place, self.limit_bytes, self.describe = place, limit_bytes, describe
+        self.index, self.mean_keys, self.failure = KeyIndex(), MeanKeys(rotary, rotated), ""
         self.committed = 0  # chunks that the place's manifest counts
         self._doomed: list[int] = []  # dropped by a state that may not have been committed
         self._writer = ThreadPoolExecutor(1, "archive")
@@ -80,13 +80,13 @@ class Archive:
     def _store(self, before: StreamState, made: StreamState) -> StreamState:
         span = made.chunks[-1]
         parts, spread = computed_states(made, len(made.chunks) - 1), made.spread[-1]
-        means = mean_keys(parts, span, spread, self.rotary, self.rotated, index_dtype(parts[0].dtype))
+        means = self.mean_keys(parts, span, spread)
         nbytes = sum(part.nbytes for part in parts)
         kept = self._within_limit(made, nbytes)
         self.index.add(span.index, means, (chunk.span.index for chunk in kept))
         self._remove_doomed(before)
         dropped = made.archive_dropped + len(made.archived) - len(kept)
-        ready, kept_by_place = _mark(parts), []
+        ready, kept_by_place = _mark((*parts, means)), []
 
         def load() -> torch.Tensor:
             if ready:
@@ -99,7 +99,8 @@ class Archive:
         def write() -> None:
             if self.committed != before.chunks_seen:  # a state that was written, and then not committed in memory
                 self.place.commit(self.describe(before))
-            kept_by_place.append(self.place.put(span, _on_host(parts, ready), spread, means.cpu()))
+            states = _on_host(parts, ready)
+            kept_by_place.append(self.place.put(span, states, spread, _on_host([means], ready[-1:])))
             self.place.commit(self.describe(made))
             self.committed = made.chunks_seen
 

@@ -6,7 +6,7 @@ from itertools import groupby
 
 import torch
 
-from kvlib.ops.positions import rotary_tables, undo_rope
+from kvlib.ops.positions import rotary_tables, rotate_keys, undo_rope
 from kvlib.ops.storage import EIGHT_BIT
 from kvlib.state import ChunkSpan, StreamState
 from kvlib.steps import ROTATED_AT_ONCE
@@ -41,25 +41,45 @@ def computed_states(state: StreamState, place: int) -> tuple[torch.Tensor, ...]:
     return parts
 
 
-def mean_keys(
-    parts: tuple[torch.Tensor, ...], span: ChunkSpan, spread: torch.Tensor, rotary, rotated: bool, dtype: torch.dtype
-) -> torch.Tensor:
-    """Mean keys without rotation of every block of a chunk, [vectors, layers, KV heads, head dim] in `dtype`.
+class MeanKeys:
+    """Computes the mean keys without rotation of every block of a chunk.
 
-    parts: as `computed_states` gives them; whether their keys are `rotated` to the chunk's origin. One vector for each temporal
-    grid is needed to find a scene within a chunk; large grids are divided into blocks of rows of at most `BLOCK` tokens.
+    One vector for each temporal grid is needed to find a scene within a chunk; large grids are divided into blocks of rows of
+    at most `BLOCK` tokens. rotary: the model's rotary embedding; rotated: whether stored keys are. What depends on the layout
+    of a chunk alone is kept on the devices, since most chunks have the layout of the last one: nothing waits for a copy there.
     """
-    blocks, means = key_blocks(spread), []
-    average = torch.zeros(len(blocks), spread.shape[1])
-    for row, block in zip(average, blocks, strict=True):
-        row[block] = 1 / (block.stop - block.start)
-    for part in parts:
-        positions = (spread + span.origin).to(part.device)
-        cos, sin = (table[0] for table in rotary_tables(rotary, positions, torch.float32, scaled=False))
-        for states in part.split(max(1, ROTATED_AT_ONCE // part[0, 0].numel())):
-            keys = states[:, 0].float()
-            means.append(average.to(part.device) @ (undo_rope(keys, cos, sin) if rotated else keys))
-    return torch.cat([mean.to(means[0].device) for mean in means]).permute(2, 0, 1, 3).to(dtype)
+
+    def __init__(self, rotary, rotated: bool):
+        self.rotary, self.rotated = rotary, rotated
+        self._layout: tuple[torch.Tensor, dict] = torch.empty(0), {}
+
+    def __call__(self, parts: tuple[torch.Tensor, ...], span: ChunkSpan, spread: torch.Tensor) -> torch.Tensor:
+        """[vectors, layers, KV heads, head dim] of a chunk's `parts`, as `computed_states` gives them; `spread`: the positions
+        of its tokens less its start, int64 [3, tokens]. In the dtype of the states, bf16 for 8-bit ones."""
+        means = []
+        for part in parts:
+            average, cos, sin = self._on_device(spread, part.device)
+            for states in part.split(max(1, ROTATED_AT_ONCE // part[0, 0].numel())):
+                keys = states[:, 0].float()
+                means.append(average @ (undo_rope(keys, cos, sin) if self.rotated else keys))
+        made = torch.cat([mean.to(means[0].device) for mean in means]).permute(2, 0, 1, 3)
+        if self.rotated:  # by the positions within the chunk; and by its origin, which all its tokens share
+            made = rotate_keys(made, -span.origin, self.rotary.inv_freq)
+        return made.to(torch.bfloat16 if parts[0].dtype == EIGHT_BIT else parts[0].dtype)
+
+    def _on_device(self, spread: torch.Tensor, device: torch.device) -> tuple[torch.Tensor, ...]:
+        """The matrix that averages over blocks, fp32 [blocks, tokens], and the cosine and sine of the positions in `spread`."""
+        if not torch.equal(self._layout[0], spread):
+            self._layout = spread, {}
+        known = self._layout[1]
+        if device not in known:
+            blocks = key_blocks(spread)
+            average = torch.zeros(len(blocks), spread.shape[1])
+            for row, block in zip(average, blocks, strict=True):
+                row[block] = 1 / (block.stop - block.start)
+            tables = rotary_tables(self.rotary, spread.to(device), torch.float32, scaled=False)
+            known[device] = average.to(device), *(table[0] for table in tables)
+        return known[device]
 
 
 def key_blocks(spread: torch.Tensor) -> list[slice]:
@@ -76,8 +96,3 @@ def key_blocks(spread: torch.Tensor) -> list[slice]:
             blocks += [slice(a, b) for a, b in zip(edges, edges[1:], strict=False)]
         first += length
     return blocks or [slice(0, spread.shape[1])]
-
-
-def index_dtype(states: torch.dtype) -> torch.dtype:
-    """The dtype of mean keys for states of such a dtype."""
-    return torch.bfloat16 if states == EIGHT_BIT else states

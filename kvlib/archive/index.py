@@ -51,20 +51,18 @@ class KeyIndex:
 
         queries: of one token, without rotation, [layers, heads, head dim]. In every layer and head a softmax over all rows,
         summed within a chunk and averaged over layers and heads."""
-        candidates = torch.tensor([*candidates], dtype=torch.long)
-        if not len(candidates):
+        asked = torch.tensor([*candidates], dtype=torch.long)
+        if not len(asked):
             return {}
         rows, used, device = self.table.rows, self.table.used, self.table.rows.device
-        candidates, owners = candidates.to(device), self.table.owners[:used]
+        owners, asked = self.table.owners[:used], asked.to(device)
         grouped = queries.to(device).unflatten(1, (rows.shape[1], -1)) * rows.shape[-1] ** -0.5
         logits = (rows[:, :, :used] @ grouped.to(rows.dtype).transpose(-1, -2)).float()  # [.., rows, heads of a KV head]
-        logits.masked_fill_(~torch.isin(owners, candidates)[:, None], float("-inf"))
-        numbers, places = torch.unique(owners, return_inverse=True)
-        summed = torch.zeros(len(numbers), device=device).index_add_(0, places, logits.softmax(2).mean((0, 1, 3)))
-        ordered = summed.sort(descending=True, stable=True)
-        best = zip(numbers[ordered.indices].tolist(), ordered.values.tolist(), strict=True)
-        asked = set(candidates.tolist())
-        return {number: share for number, share in best if number in asked}
+        logits.masked_fill_(~torch.isin(owners, asked)[:, None], float("-inf"))
+        places = torch.zeros(int(owners.max()) + 2, device=device)
+        summed = places.index_add_(0, owners + 1, logits.softmax(2).mean((0, 1, 3)))  # nobody's share comes first
+        ordered = summed[asked + 1].sort(descending=True, stable=True)
+        return dict(zip(asked[ordered.indices].tolist(), ordered.values.tolist(), strict=True))
 
     def _longer(self, means: torch.Tensor, alive: set[int]) -> Table:
         """A table with the rows of chunks that are `alive` and room for more."""

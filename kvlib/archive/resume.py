@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 
 from kvlib.archive.archive import Archive, make_archive
-from kvlib.archive.chunks import ArchivedChunk, computed_states, index_dtype, mean_keys
+from kvlib.archive.chunks import ArchivedChunk, MeanKeys, computed_states
 from kvlib.archive.index import KeyIndex
 from kvlib.archive.manifest import FOLDER, MEMORY, Description, config_from_json, identity, read_manifest
 from kvlib.archive.places import (
@@ -67,11 +67,12 @@ def save_stream(manager: KVCacheManager, folder: Path, model) -> None:
     kind = "" if archive is None else MEMORY
     describe = Description(identity(model), manager.cache.stored_dtype, kind, archive and archive.limit_bytes)
     manifest, place = describe(state), FolderPlace(empty_folder(folder))
-    rotary, rotated = model.model.language_model.rotary_emb, state.config is None or state.config.position_mode != "unrotated"
+    rotated = state.config is None or state.config.position_mode != "unrotated"
+    mean_keys = MeanKeys(model.model.language_model.rotary_emb, rotated)
 
     def put(span: ChunkSpan, parts: tuple[torch.Tensor, ...], spread: torch.Tensor) -> None:
-        means = mean_keys(parts, span, spread, rotary, rotated, index_dtype(parts[0].dtype))
-        place.put(span, torch.cat([part.cpu() for part in parts]), spread, means.cpu())
+        means = mean_keys(parts, span, spread).cpu()
+        place.put(span, torch.cat([part.cpu() for part in parts]), spread, means)
 
     stored = {chunk.index for chunk in state.chunks}
     for chunk in state.archived:

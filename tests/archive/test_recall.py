@@ -6,7 +6,7 @@ from helpers import QUESTION, QUESTION_TURN
 from transformers import DynamicCache
 
 from kvlib import EvictionConfig, VideoStreamingInference
-from kvlib.archive.chunks import key_blocks, mean_keys
+from kvlib.archive.chunks import MeanKeys, key_blocks
 from kvlib.evictor import POSITION_MODES
 from kvlib.ops.positions import chunk_positions
 
@@ -195,7 +195,7 @@ def test_mean_keys_are_those_without_rotation(streamed, model):
     plain = states[:, 0] * cos + torch.cat([high, -low], -1) * sin
     blocks = key_blocks(chunk.spread)
     assert [block.stop - block.start for block in blocks] == [6, 6], "one block for each temporal grid of 2 x 3"
-    found = mean_keys((states,), chunk.span, chunk.spread, rotary, True, torch.float32)
+    found = MeanKeys(rotary, True)((states,), chunk.span, chunk.spread)
     expected = torch.stack([plain[:, :, block].mean(2) for block in blocks])
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
 
@@ -221,7 +221,8 @@ def test_the_share_of_a_chunk_is_its_attention_among_the_evicted_ones(streamed, 
     queries = queries * cos[0] + torch.cat([high, -low], -1) * sin[0]
     stored = {chunk.index for chunk in manager.chunks}
     evicted = [chunk for chunk in manager.state.archived if chunk.span.index not in stored]
-    means = torch.stack([mean_keys((c.load(),), c.span, c.spread, rotary, True, torch.float32)[0] for c in evicted])
+    mean_keys = MeanKeys(rotary, True)
+    means = torch.stack([mean_keys((c.load(),), c.span, c.spread)[0] for c in evicted])
     logits = torch.einsum("clkd,lkgd->lkgc", means, queries.unflatten(1, (means.shape[2], -1))) * means.shape[-1] ** -0.5
     expected = logits.softmax(-1).mean((0, 1, 2))
     recalled = engine.ask(QUESTION, max_new_tokens=1, do_sample=False, recall=[c.span.index for c in evicted[:2]])[1][
