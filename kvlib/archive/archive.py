@@ -99,7 +99,7 @@ class Archive:
         def write() -> None:
             if self.committed != before.chunks_seen:  # a state that was written, and then not committed in memory
                 self.place.commit(self.describe(before))
-            states = _on_host(parts, ready)
+            states = _on_host(parts, ready[: len(parts)])
             kept_by_place.append(self.place.put(span, states, spread, _on_host([means], ready[-1:])))
             self.place.commit(self.describe(made))
             self.committed = made.chunks_seen
