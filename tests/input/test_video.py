@@ -1,6 +1,5 @@
 """Decoding and patches, on real H.264 files, against the processor of transformers."""
 
-import threading
 from fractions import Fraction
 
 import av
@@ -45,47 +44,20 @@ def test_sampling_faster_than_the_video_takes_every_frame_once(clip):
     assert sum(len(frames) for _, frames in chunks) == 25
 
 
-def test_one_chunk_is_decoded_ahead_and_no_more(clip, monkeypatch):
-    chunks = VideoChunks(clip, chunk_frames=2, sample_fps=8)
-    asked, original, ahead = [], chunks._reader.get_batch, threading.Event()
-
-    def decode(batch):
-        asked.append(len(batch))
-        if len(asked) == 2:
-            ahead.set()
-        return original(batch)
-
-    monkeypatch.setattr(chunks._reader, "get_batch", decode)
-    watching = iter(chunks)
-    next(watching)
-    assert ahead.wait(10), "the second chunk must be decoded while the first is used"
-    watching.close()
-    assert asked == [2, 2]
-
-
-def test_damage_is_reported_when_its_chunk_comes(clip, monkeypatch):
-    chunks = VideoChunks(clip, chunk_frames=2, sample_fps=8)
-    original = chunks._reader.get_batch
-
-    def decode(batch):
-        if batch[0] == chunks._frames[2]:
-            raise RuntimeError("broken")
-        return original(batch)
-
-    monkeypatch.setattr(chunks._reader, "get_batch", decode)
-    watching = iter(chunks)
-    assert len(next(watching)[1]) == 2
-    with pytest.raises(ValueError, match="cannot be decoded"):
-        next(watching)
-
-
 def test_unreadable_files_are_named(tmp_path, clip):
     with pytest.raises(FileNotFoundError, match="nowhere.mp4.*VIDEO_PATH"):
         VideoChunks(tmp_path / "nowhere.mp4")
-    for name, content in (("empty.mp4", b""), ("noise.mp4", b"not a video" * 99), ("cut.mp4", clip.read_bytes()[:400])):
+    cases = {
+        "empty.mp4": (b"", "is empty"),
+        "noise.mp4": (b"not a video" * 99, "not a readable video: give a file"),
+        "cut.mp4": (clip.read_bytes()[:400], "not a readable video: .* cut off, without its index"),
+    }
+    for name, (content, message) in cases.items():
         (tmp_path / name).write_bytes(content)
-        with pytest.raises(ValueError, match=f"{name}.*not a readable video"):
+        with pytest.raises(ValueError, match=f"{name}.*{message}"):
             VideoChunks(tmp_path / name)
+    with pytest.raises(ValueError, match="is a folder"):
+        VideoChunks(tmp_path)
 
 
 @pytest.mark.parametrize("value", [0, -1, 2.5, 2.0, True, "2", None, float("nan")])
