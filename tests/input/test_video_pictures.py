@@ -160,9 +160,7 @@ def test_a_cut_file_gives_what_is_there_and_says_where_it_ended(tmp_path):
     whole = write_film(tmp_path / "whole.mp4", steady(300, 30), container_options=options).read_bytes()
     path = tmp_path / "cut.mp4"
     path.write_bytes(whole[: len(whole) * 6 // 10])
-    with pytest.warns(
-        UserWarning, match=r"cut\.mp4: the video is cut off or damaged: the last frame is at [4-7].* of 10.00 s"
-    ):
+    with pytest.warns(UserWarning, match=r"cut\.mp4: the video is cut off or damaged: the last frame is at [4-7].* of 10.00 s"):
         read = [read_number(frame) for _, frames in VideoChunks(path, 2, 2.0) for frame in frames]
     assert read == list(range(0, 300, 15))[: len(read)] and 8 <= len(read) <= 15
     with warnings.catch_warnings():
