@@ -121,7 +121,7 @@ LAYOUT = [
     "\x00\x07\x1b[2J\x7f\x85",
     "\u2028\u2029",
     "\u202eright to left",
-    "\ud800\udcff",
+    "\udcff\ud800",
 ]
 
 
