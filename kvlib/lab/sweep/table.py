@@ -1,7 +1,6 @@
 """What the runs of a sweep measured: one table, and one figure of it."""
 
 import json
-import numbers
 from pathlib import Path
 
 import matplotlib.pyplot as plt
@@ -13,6 +12,7 @@ from kvlib.lab.figures import style
 from kvlib.lab.figures.labels import label, literal
 from kvlib.lab.report import paths
 from kvlib.lab.sweep.grid import COLUMNS, Sweep
+from kvlib.lab.sweep.measured import read_measured
 
 
 def gather(out: Path, runs: dict[str, dict], outcomes: dict[str, dict]) -> pd.DataFrame:
@@ -28,7 +28,7 @@ def gather(out: Path, runs: dict[str, dict], outcomes: dict[str, dict]) -> pd.Da
     for name, values in runs.items():
         outcome = outcomes[name]
         run = values | {"status": outcome["status"], "seconds": outcome["seconds"]}
-        found = _measured(out / name) if outcome["status"] == "done" else []
+        found = read_measured(out / name) if outcome["status"] == "done" else []
         rows += [run | row for row in found or [{}]]
     parameters = list(next(iter(runs.values())))
     table = pd.DataFrame(rows, columns=[*parameters, *COLUMNS])
@@ -100,23 +100,3 @@ def _plot_line(rows: pd.DataFrame, parameter: str, name: str) -> Figure:
         axis.errorbar(rows[parameter], rows["value"], yerr=bars, capsize=2, elinewidth=0.7, **style.SERIES[0])
         axis.set(xlabel=literal(parameter), ylabel=name)
     return fig
-
-
-def _measured(folder: Path) -> list[dict]:
-    """Rows name, value, n, low, high, unit, verdict, text of the reports in a run's folder."""
-    rows = []
-    for path in sorted(folder.glob("*_report.json")):
-        report = json.loads(path.read_text())
-        for found in report["measurements"]:
-            low, high = found["interval"] or (None, None)
-            row = {"name": found["name"], "n": found["n"], "low": low, "high": high, "unit": found["unit"]}
-            rows.append(row | _value(found["value"]))
-        for found in report["criteria"]:
-            rows.append({"name": found["id"], "verdict": found["verdict"]} | _value(found["measured"]))
-    return rows
-
-
-def _value(value) -> dict:
-    if value is None or isinstance(value, numbers.Number):
-        return {"value": value}
-    return {"text": value if isinstance(value, str) else json.dumps(value)}
