@@ -1,4 +1,5 @@
-# Every target works without activating the virtual environment. `make` alone lists them.
+# Every target works without activating the virtual environment. `make` alone lists them. No target changes committed files,
+# except `make figures`.
 PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
@@ -32,12 +33,36 @@ test: setup  ## ruff, import rules, pytest, and all notebooks with small paramet
 attack: setup  ## every injected fault of the engine's tests, of which `make test` takes a sample
 	ATTACK=all $(BIN)/python -m pytest -q tests/attack
 
-lab: setup  ## open the notebooks in JupyterLab
-	$(BIN)/jupyter lab notebooks
+lab: setup  ## open copies of the notebooks in JupyterLab; they lie in results/lab/ and are yours
+	@mkdir -p results/lab/.original
+	@for notebook in notebooks/*.ipynb; do \
+	    name=$$(basename "$$notebook"); \
+	    if [ ! -e "results/lab/$$name" ] || cmp -s "results/lab/$$name" "results/lab/.original/$$name"; then \
+	        cp "$$notebook" "results/lab/$$name"; \
+	        cp "$$notebook" "results/lab/.original/$$name"; \
+	    elif ! cmp -s "$$notebook" "results/lab/.original/$$name"; then \
+	        echo "$$notebook has changed since results/lab/$$name was copied: rename the copy to get the new one"; \
+	    fi; \
+	done
+	$(BIN)/jupyter lab results/lab
 
 figures: setup  ## redraw figures/ from the data stored beside them, without a model
 	$(BIN)/kvlib figures
 
-clean:  ## delete results/ and caches; figures/ and .venv stay
-	rm -rf results .pytest_cache .import_linter_cache .ruff_cache .hypothesis *.egg-info
-	find kvlib tests notebooks data -name __pycache__ -o -name .ipynb_checkpoints | xargs rm -rf
+# What a run has measured may have taken hours, so it is deleted only after a question on a terminal. results/nbmake/ holds
+# the small runs of `make test`; results/lab/ holds the user's own copies of the notebooks and is never deleted.
+clean:  ## delete caches; ask before results are deleted; figures/, .venv and results/lab/ stay
+	rm -rf .pytest_cache .import_linter_cache .ruff_cache .hypothesis *.egg-info results/nbmake
+	find kvlib tests notebooks data benchmarks -name __pycache__ -prune -exec rm -rf {} +
+	find notebooks -name .ipynb_checkpoints -prune -exec rm -rf {} +
+	@found=$$(find results -mindepth 1 -maxdepth 1 ! -name lab 2>/dev/null); \
+	if [ -n "$$found" ]; then \
+	    find results -mindepth 1 -maxdepth 1 ! -name lab -exec du -sh {} +; \
+	    answer=no; \
+	    if [ -t 0 ]; then printf 'Delete these results? [y/N] '; read -r answer; fi; \
+	    case "$$answer" in \
+	        [yY]|[yY][eE][sS]) find results -mindepth 1 -maxdepth 1 ! -name lab -exec rm -rf {} + ;; \
+	        *) echo "These results stay. Delete results/ yourself, or answer y on a terminal." ;; \
+	    esac; \
+	fi
+	@if [ -d results/lab ]; then echo "results/lab/ stays: it holds your copies of the notebooks."; fi

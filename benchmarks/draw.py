@@ -1,4 +1,6 @@
-"""Compare what `speed.py` measured with targets, and draw it: `python benchmarks/draw.py benchmarks/results/h200_3b.json`.
+"""Compare what `speed.py` measured with targets, and draw it.
+
+    .venv/bin/python benchmarks/draw.py benchmarks/results/h200_3b.json
 
 Writes the tables as text and a figure as PDF and PNG beside the JSON file. Needs no model and no GPU.
 """

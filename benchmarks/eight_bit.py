@@ -1,6 +1,6 @@
 """How many answers of the embedded reader are lost when keys and values are stored in 8 bits.
 
-    python benchmarks/eight_bit.py --streams 100 --out benchmarks/results/eight_bit.csv
+    .venv/bin/python benchmarks/eight_bit.py --streams 100 --out benchmarks/results/eight_bit.csv
 
 Both engines process the same streams with a budget of 1,000 tokens and the position mode "remap". Only the stored dtype
 differs. Writes a table with 95% intervals.

@@ -2,7 +2,7 @@
 
 It checks loading, memory and counters at the size of the real model. Answers of random weights mean nothing:
 
-    python benchmarks/full_shape.py --shapes 3b --budget 50000 --chunks 14
+    .venv/bin/python benchmarks/full_shape.py --shapes 3b --budget 50000 --chunks 14
 
 The checkpoint is written to a temporary folder (7.5 GB for 3b, 16.6 GB for 7b) and loaded in the usual way. It processes
 frames of 1920x1080, 4 per chunk, with device memory limited to 23.3 GiB. Prints one JSON object. The exit status is 1 when a

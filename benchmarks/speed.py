@@ -1,7 +1,7 @@
 """How fast and in how much memory a stream is processed: this library against a plain transformers loop, in one run.
 
-    python benchmarks/speed.py --shapes 3b --device cuda --out benchmarks/results/h200_3b.json
-    python benchmarks/speed.py --shapes reader --device cpu --out benchmarks/results/cpu_reader.json
+    .venv/bin/python benchmarks/speed.py --shapes 3b --device cuda --out benchmarks/results/h200_3b.json
+    .venv/bin/python benchmarks/speed.py --shapes reader --device cpu --out benchmarks/results/cpu_reader.json
 
 Three methods process the same random chunks:
 

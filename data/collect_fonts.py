@@ -1,6 +1,6 @@
 """Collect font faces for the reader's training and evaluation, and split them by family.
 
-    python data/collect_fonts.py .fonts [folder with .ttf/.otf files ...]
+    .venv/bin/python data/collect_fonts.py .fonts [folder with .ttf/.otf files ...]
 
 A face is admitted when it has all 95 printable ASCII glyphs, when its 94 visible glyphs differ from each other at 32 px, and
 when its name is not that of a script, blackletter, symbol, small-capitals or outline face. DejaVu and a tenth of the other

@@ -1,6 +1,6 @@
 """Evaluate the reader on lines, font families and layouts that training never used, through the engine on H.264 video.
 
-    python data/evaluate_reader.py .fonts            # writes data/reader/evaluation.json and the model card
+    .venv/bin/python data/evaluate_reader.py .fonts            # writes data/reader/evaluation.json and the model card
 
 Every stream is rendered at 560x280, written as H.264 in MP4, decoded and streamed through `kvlib`, which resizes it to the
 default resolution. It has 1 to 16 chunks, drawn at random. `.fonts` is the folder that `collect_fonts.py` wrote. Without it the

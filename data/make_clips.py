@@ -1,6 +1,6 @@
 """Make the clips in `data/clips/`: H.264 in MP4, each with an `.srt` beside it as ground truth.
 
-    python data/make_clips.py
+    .venv/bin/python data/make_clips.py
 
 The same versions of PyAV and Pillow write the same bytes. The lyrics are in the public domain: their authors died before
 1900, or they are older than 1880. The font is DejaVu, which the reader was not trained on.

@@ -1,6 +1,6 @@
 """Train the embedded reader from scratch: a Qwen2.5-VL of 7.9 M parameters that reads on-screen text in streams.
 
-    python data/train_reader.py .fonts data/reader --seconds 1750        # one GPU; data/README.md says how it was run
+    .venv/bin/python data/train_reader.py .fonts data/reader --seconds 1750        # one GPU; data/README.md says how it was run
 
 Worker processes draw scenes, encode them as H.264, decode and resize them. The trainer keeps the clips in a ring buffer on the
 GPU and composes streams of 1 to 16 chunks from them, with exactly the turns and positions that `kvlib` uses. Several questions

@@ -1,14 +1,32 @@
 """The console command `kvlib`. What a command needs is imported inside it, so that `kvlib --help` is quick."""
 
+import os
+import shutil
+import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
 from typer.core import TyperCommand
 
-app = typer.Typer(
+
+def program_name() -> str:
+    """This command as it can be typed again: `kvlib` where the shell finds it by that name, else the path that was typed."""
+    typed, found = sys.argv[0], shutil.which("kvlib")
+    known = found and os.path.exists(typed) and os.path.samefile(found, typed)
+    return "kvlib" if known or not os.path.basename(typed).startswith("kvlib") else typed
+
+
+class App(typer.Typer):
+    """Its usage lines and hints name the command by `program_name`, so that they work as they are shown."""
+
+    def __call__(self, *args, **kwargs):
+        return super().__call__(*args, **{"prog_name": program_name()} | kwargs)
+
+
+app = App(
     no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode="markdown",
-    help="Stream long videos through Qwen2.5-VL with a bounded key-value cache. `kvlib COMMAND --help` explains a command.",
+    help="Stream long videos through Qwen2.5-VL with a bounded key-value cache. `COMMAND --help` explains a command.",
 )  # fmt: skip
 
 READER_BUDGET, MODEL_BUDGET = 1000, 130_000  # tokens: what the embedded reader was trained on; safe for 3B on a 24 GB card
@@ -48,13 +66,12 @@ def workbook(
 ) -> None:
     """Run the notebooks and print the table of criteria.
 
-    Executed notebooks, reports and the page index.html go to results/, figures to figures/. With -p OUTPUT_DIR FOLDER reports
-    and figures go to that folder instead, so that the committed figures stay as they are. The parameters of a notebook are
-    in its first code cell.
+    Executed notebooks, reports and the page index.html go to results/, figures to results/figures/; with -p OUTPUT_DIR FOLDER
+    all go to that folder. The parameters of a notebook are in its first code cell.
 
     Example:
 
-        kvlib workbook 02_oom_free -p MAX_CACHE_TOKENS 600 -p OUTPUT_DIR results/small
+        .venv/bin/kvlib workbook 02_oom_free -p MAX_CACHE_TOKENS 600 -p OUTPUT_DIR results/small
 
     Exit status: 0; 1 when a notebook did not finish, left no report or has a criterion that failed; 2 for a wrong argument.
     """
@@ -96,11 +113,11 @@ def sweep(
 
     Example:
 
-        kvlib sweep notebooks/02_oom_free.ipynb -g MAX_CACHE_TOKENS=800,1300 -g CHUNK_FRAMES=2,4
+        .venv/bin/kvlib sweep notebooks/02_oom_free.ipynb -g MAX_CACHE_TOKENS=800,1300 -g CHUNK_FRAMES=2,4
 
     With --scheduler, start the workers before:
 
-        dask worker ADDRESS --nthreads 1
+        .venv/bin/dask worker ADDRESS --nthreads 1
 
     The file for --slurm holds the keyword arguments of dask_jobqueue.SLURMCluster; cores is how many runs a job does at a time:
 
@@ -130,12 +147,15 @@ def sweep(
 @app.command()
 def figures(
     folders: Annotated[
-        list[Path] | None, typer.Argument(metavar="FOLDER", help="By default figures/ and figures/full_size/.")
+        list[Path] | None, typer.Argument(metavar="FOLDER", help="By default the committed figures/ and figures/full_size/.")
     ] = None,
 ) -> None:
     """Redraw the figures from the data stored beside them, without a model.
 
-    With FIGURE_LANG=zh in the environment the labels are in Chinese.
+    With FIGURE_LANG=zh in the environment the labels are in Chinese. The committed figures are renewed from a run by copying
+    the run's figures with their data:
+
+        cp -r results/figures/. figures/
 
     Exit status: 0; 2 for a folder without stored figures.
     """
@@ -173,7 +193,7 @@ def ask(
 
     Example:
 
-        kvlib ask data/clips/lyrics.mp4 'What is the title of this video?' --at 20
+        .venv/bin/kvlib ask data/clips/lyrics.mp4 'What is the title of this video?' --at 20
 
     Exit status: 0; 2 for a wrong argument, such as a file that is not a video.
     """

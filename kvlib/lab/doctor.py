@@ -17,7 +17,7 @@ from rich.text import Text
 from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
 
 from kvlib.checkpoint import check_weights, load_config
-from kvlib.lab.figures.style import chinese_font
+from kvlib.lab.figures.fonts import chinese_font
 from kvlib.lab.report.report import device_name
 from kvlib.lab.study.runs import default_device
 from kvlib.model import load_processor

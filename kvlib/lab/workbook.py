@@ -1,11 +1,13 @@
 """Run the notebooks and print the table of criteria.
 
-Executed copies, reports and a page that shows all of it go to `results/`, figures to `figures/`.
+Executed copies, reports and a page that shows all of it go to `results/`, figures to `results/figures/`.
 """
 
 import ast
 import json
 import os
+import sys
+import tempfile
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -26,37 +28,54 @@ def notebook_names() -> list[str]:
 def run_workbook(names: Sequence[str], parameters: dict) -> int:
     """Run the notebooks of these `names` with those of the `parameters` that they know; return the exit status.
 
-    It is 1 when a notebook did not finish, left no report, or has a criterion that failed.
+    It is 1 when a notebook did not finish, left no report, or has a criterion that failed, and when a file could not be
+    written.
     """
     output = parameters.get("OUTPUT_DIR", "")
     criteria, unfinished = [], []
     for name in names:
         report = paths.report_path(name, output).with_suffix(".json")
-        report.unlink(missing_ok=True)  # an old report must not stand for this run
+        for old in (report, report.with_suffix(".txt")):
+            old.unlink(missing_ok=True)  # it must not stand for this run
         if run_notebook(name, parameters) and report.is_file():
             criteria += [{"notebook": name, **row} for row in json.loads(report.read_text())["criteria"]]
         else:
             unfinished.append(name)
     print_criteria(criteria)
-    page = write_index(paths.report_path("", output).parent, paths.figure_dir(output))
-    print(f"all of it on one page: {paths.shown(page)}")
+    report = paths.report_path(names[0], output).with_suffix(".json")  # REPORT_PATH may give it a name of its own
     for name in unfinished:
         print(f"{name} did not finish with a report; see {paths.shown(paths.executed_path(name, output))}")
+    try:
+        page = write_index(report.parent, paths.figure_dir(output), report if report.exists() else None)
+    except OSError as error:
+        print(f"the page of the run could not be written ({error})", file=sys.stderr)
+        return 1
+    print(f"all of it on one page: {paths.shown(page)}")
     return int(bool(unfinished) or any(row["verdict"] == FAIL for row in criteria))
 
 
 def run_notebook(name: str, parameters: dict) -> bool:
     """Execute one notebook with those of the parameters it knows; report on one line; return whether it finished."""
     source, target = NOTEBOOK_DIR / f"{name}.ipynb", paths.executed_path(name, parameters.get("OUTPUT_DIR", ""))
-    target.parent.mkdir(parents=True, exist_ok=True)
     print(f"{name} ", end="", flush=True)
     start = time.perf_counter()
     known = {key: parameters[key] for key in parameters.keys() & parameter_defaults(source).keys()}
-    error = execute(source, target, known)
+    error = _execute_atomic(source, target, known)
     print(f"{time.perf_counter() - start:.1f} s {'failed' if error else 'finished'}", flush=True)
     if error:
         print(last_lines(error), flush=True)
     return not error
+
+
+def _execute_atomic(source: Path, target: Path, parameters: dict) -> str:
+    """As `execute`, but `target` appears when the notebook has ended: papermill writes the file after every cell."""
+    unfinished = target.with_name(f".{target.name}")
+    target.unlink(missing_ok=True)  # an old copy must not stand for this run
+    try:
+        return execute(source, unfinished, parameters)
+    finally:
+        if unfinished.is_file():
+            unfinished.replace(target)
 
 
 def print_criteria(criteria: list[dict]) -> None:
@@ -72,7 +91,8 @@ def choose(notebooks: Sequence[str], parameters: Sequence[tuple[str, str]]) -> t
 
     A value is read as a Python literal, but stays a text where the notebook's own value is one.
 
-    Raises ValueError for a notebook that is not there, a parameter that none of them has, and one report file for several.
+    Raises ValueError for a notebook that is not there, a parameter that none of them has, one report file for several, and
+    a folder for the results that cannot be used.
     """
     names = [Path(name).stem for name in notebooks] or notebook_names()
     for name in names:
@@ -88,7 +108,20 @@ def choose(notebooks: Sequence[str], parameters: Sequence[tuple[str, str]]) -> t
         values[name] = text if isinstance(literal(defaults[name]), str) else literal(text)
     if os.environ.get("REPORT_PATH", "").endswith(".txt") and len(names) > 1:
         raise ValueError("REPORT_PATH names one file for several notebooks: give it a folder")
+    _check_folder(paths.report_path(names[0], values.get("OUTPUT_DIR", "")).parent)
     return names, values
+
+
+def _check_folder(folder: Path) -> None:
+    """Make the folder for the results. Raises ValueError where nothing can be written, or where the notebooks lie."""
+    if folder == NOTEBOOK_DIR:
+        raise ValueError(f"{folder} holds the notebooks, which a run must not replace: choose a folder such as results/mine")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder) as file:
+            file.write(b"x")
+    except OSError as error:
+        raise ValueError(f"no results can be written to {folder} ({error}): give another OUTPUT_DIR or REPORT_PATH") from error
 
 
 def literal(text: str):

@@ -3,13 +3,14 @@
 import ast
 import json
 import re
+from pathlib import Path
 
 import nbformat
 import papermill
 import pytest
 
 from kvlib.lab import workbook
-from kvlib.lab.report import paths
+from kvlib.lab.report import index, paths
 from kvlib.prompts import DEFAULT_QUESTION
 
 GOOD = """
@@ -102,6 +103,59 @@ def test_one_report_file_cannot_serve_several_notebooks(notebooks, kvlib, monkey
     status, shown = kvlib("workbook", "good", "silent")
     assert status == 2
     assert "give it a folder" in shown
+
+
+def test_the_page_links_the_notebook_and_the_report_wherever_they_lie(notebooks, kvlib, tmp_path, monkeypatch):
+    for place, report in ((tmp_path / "reports", "good_report"), (tmp_path / "one/mine.txt", "mine")):
+        monkeypatch.setenv("REPORT_PATH", str(place))
+        status, shown = kvlib("workbook", "good")
+        folder = place if place.suffix == "" else place.parent
+        page = (folder / "index.html").read_text()
+        links = re.findall('href="([^"]*)"', page)
+        assert links == ["good.html", f"{report}.txt", f"{report}.json"]
+        assert all((folder / link).is_file() for link in links)
+        assert "1 PASS, 0 WARN, 0 FAIL" in page and f"all of it on one page: {folder}/index.html" in shown
+
+
+def test_an_executed_notebook_appears_when_it_has_ended(notebooks, kvlib, tmp_path):
+    look = "from pathlib import Path\nprint(sorted(path.name for path in Path(FOLDER).glob('*.ipynb')))"
+    nbformat.write(notebook("FOLDER = ''", look), notebooks / "looks.ipynb")
+    for _ in range(2):
+        kvlib("workbook", "looks", "-p", "FOLDER", str(tmp_path / "reports"))
+    executed = nbformat.read(tmp_path / "reports" / "looks.ipynb", as_version=4)
+    assert executed.cells[-1].outputs[0].text == "['.looks.ipynb']\n", "and no other one while it runs"
+    assert not (tmp_path / "reports" / ".looks.ipynb").exists()
+
+
+def test_a_folder_that_cannot_take_the_results_is_named_before_anything_runs(notebooks, kvlib, tmp_path, monkeypatch):
+    (tmp_path / "file").touch()
+    for folder, message in ((tmp_path / "file", "no results can be written to"), (notebooks, "holds the notebooks")):
+        monkeypatch.setenv("REPORT_PATH", str(folder))
+        status, shown = kvlib("workbook", "good")
+        assert status == 2
+        assert message in shown and "s finished" not in shown
+    assert (notebooks / "good.ipynb").is_file()
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full on this system")
+def test_a_full_disk_at_the_end_is_told(notebooks, kvlib, tmp_path, monkeypatch):
+    """The report's HTML is written to a device that is always full."""
+
+    def full(path, content):
+        with open("/dev/full", "w") as file:
+            file.write(content)
+
+    monkeypatch.setattr(index, "write_atomic", full)
+    status, shown = kvlib("workbook", "good")
+    assert status == 1
+    assert "the page of the run could not be written" in shown and "No space left on device" in shown
+    assert "P1 PASS" in shown
+
+
+def test_a_text_of_the_data_cannot_command_the_terminal(capsys):
+    row = {"notebook": "03", "id": "C1", "verdict": "PASS", "description": "read", "measured": "\x1b[2Jgone\nP9 FAIL\x07"}
+    workbook.print_criteria([row])
+    assert r"C1   PASS  read: \x1b[2Jgone\nP9 FAIL\x07" in capsys.readouterr().out
 
 
 def test_a_text_stays_a_text_and_the_last_value_counts(notebooks):

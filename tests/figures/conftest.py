@@ -6,7 +6,7 @@ from fontTools.fontBuilder import FontBuilder
 from fontTools.pens.ttGlyphPen import TTGlyphPen
 from matplotlib import font_manager
 
-from kvlib.lab.figures import labels, style
+from kvlib.lab.figures import fonts, labels, style
 
 
 @pytest.fixture(autouse=True)
@@ -31,7 +31,7 @@ def font_file(tmp_path_factory):
     builder.setupGlyf(dict.fromkeys(names, box))
     builder.setupHorizontalMetrics(dict.fromkeys(names, (1000, 100)))
     builder.setupHorizontalHeader(ascent=800, descent=-200)
-    builder.setupNameTable({"familyName": style.CHINESE_FONTS[0], "styleName": "Regular", "psName": "StandIn"})
+    builder.setupNameTable({"familyName": fonts.CHINESE_FONTS[0], "styleName": "Regular", "psName": "StandIn"})
     builder.setupOS2()
     builder.setupPost()
     path = tmp_path_factory.mktemp("fonts") / "stand_in.ttf"
@@ -42,8 +42,8 @@ def font_file(tmp_path_factory):
 @pytest.fixture
 def chinese_font(font_file, monkeypatch):
     """The stand-in is installed, and no other Chinese font."""
-    known = [font for font in font_manager.fontManager.ttflist if font.name not in style.CHINESE_FONTS]
+    known = [font for font in font_manager.fontManager.ttflist if font.name not in fonts.CHINESE_FONTS]
     monkeypatch.setattr(font_manager.fontManager, "ttflist", known)
     font_manager.fontManager.addfont(font_file)
-    monkeypatch.setitem(style.STYLE, "font.family", style.font_families())
-    assert style.STYLE["font.family"] == ["DejaVu Sans", style.CHINESE_FONTS[0]]
+    monkeypatch.setitem(style.STYLE, "font.family", fonts.font_families())
+    assert style.STYLE["font.family"] == ["DejaVu Sans", fonts.CHINESE_FONTS[0]]

@@ -63,6 +63,7 @@ def test_all_stored_figures_are_tested():
         ("remap + lower resolution + other wording", "remap + 降低分辨率 + 换一种问法"),
         ("never on screen when asked (3)", "提问时未显示（3）"),
         ("other methods", "其他方法"),
+        ("mean over SEED, MODE", "对 SEED, MODE 取平均"),
         ("value_norm", "value_norm"),
         ("a name of the {user} (n.n.)", "a name of the {user} (n.n.)"),
     ],

@@ -7,8 +7,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from kvlib.lab.figures import fonts
 from kvlib.lab.figures import recipes as figures
-from kvlib.lab.figures import style
 from kvlib.lab.report import paths
 from kvlib.lab.report.report import Report
 
@@ -94,7 +94,7 @@ def test_chinese_figures_stand_beside_the_english_ones(tmp_path, monkeypatch, ch
 def test_without_a_chinese_font_or_language_the_message_says_what_to_do(tmp_path, monkeypatch):
     figures.store("05_drift", tmp_path, {}, {"drift": DRIFT})
     monkeypatch.setenv("FIGURE_LANG", "zh")
-    monkeypatch.setattr(style, "CHINESE_FONTS", ("No Such Font",))
+    monkeypatch.setattr(fonts, "CHINESE_FONTS", ("No Such Font",))
     with pytest.raises(RuntimeError, match="FIGURE_LANG=zh needs a Chinese font.*fonts-noto-cjk"):
         figures.redraw("05_drift", tmp_path)
     monkeypatch.setenv("FIGURE_LANG", "fr")

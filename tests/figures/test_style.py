@@ -3,14 +3,19 @@
 import json
 import subprocess
 import sys
+import warnings
 
 import matplotlib.pyplot as plt
 import pandas as pd
 import pytest
 from drawn import CHUNKS, DATA_TEXT, SCORES, texts
+from matplotlib import font_manager
+from matplotlib.figure import Figure
+from matplotlib.font_manager import fontManager
+from matplotlib.text import Text
 from PIL import Image
 
-from kvlib.lab.figures import answer_plots, memory_plots, style
+from kvlib.lab.figures import answer_plots, fonts, memory_plots, position_plots, style
 from kvlib.lab.report import paths
 from kvlib.lab.report.report import Report
 
@@ -85,9 +90,92 @@ def test_an_installed_chinese_font_does_not_change_english_figures(chinese_font,
     assert written[0] == written[1]
 
 
-@pytest.mark.parametrize("text", ["$a_b$", "5$ and 6$", r"\$x\$", "$\\frac$", "100 % {} {0}", "<b>bold</b> & more"])
-def test_texts_of_the_data_are_drawn_as_they_are(text):
-    assert text in texts(answer_plots.plot_line_timeline(*lines(text)))
-    assert text in texts(memory_plots.plot_memory(CHUNKS.assign(run=text), 250))
-    scores = SCORES.assign(question=text, position_mode=text)
-    assert texts(answer_plots.plot_accuracy_over_length(scores)).count(text) == 2, "the title and the legend"
+ODD = [
+    "$a_b$", "5$ and 6$", r"\$x\$", "$\\frac$", "100 % {} {0}", "<b>bold</b> & more", "x^2_{i}", r"\alpha\\", "#~&%", "_hidden",
+    "שלום", "مرحبا", "😀", "a_b$",
+]  # fmt: skip
+
+
+def odd_figures(text: str) -> dict[str, tuple[Figure, int]]:
+    """A figure for every way in which a text of the data gets into one, by how often the text stands in it."""
+    shares = pd.DataFrame([dict(position_mode=text, layer=0, region=name, share=0.25) for name in position_plots.REGIONS])
+    scores = pd.DataFrame([dict(panel=text, contender=text, question=text, age=a, budget=a, correct=1, n=2) for a in (1, 4)])
+    summary = {f"{q}{end}": [0.5] for q in ("now", "backward") for end in ("", "_low", "_high", "_n")} | {"seconds": [1.0]}
+    sinks = pd.DataFrame(dict(configuration=[text], sink_tokens=[1], chunk=[0], new_tokens=[1]))
+    return {
+        "lines": (answer_plots.plot_line_timeline(*lines(text)), 1),
+        "memory": (memory_plots.plot_memory(CHUNKS.assign(run=text), 250), 1),
+        "length": (answer_plots.plot_accuracy_over_length(SCORES.assign(question=text, position_mode=text)), 2),
+        "strategies": (answer_plots.plot_strategies(pd.DataFrame(summary, index=[text])), 1),
+        "retention": (answer_plots.plot_retention(scores), 2),
+        "budgets": (answer_plots.plot_budgets(scores), 2),
+        "sinks": (memory_plots.plot_sinks(sinks, sinks), 2),
+        "timeline": (memory_plots.plot_timeline(pd.DataFrame(dict(contender=[text], moment=[0], alive=[0]))), 1),
+        "attention": (position_plots.plot_attention(shares), 1),
+        "drift": (position_plots.plot_drift(pd.DataFrame(dict(turns=[1, 9], method=text, error=[0.1, 0.2]))), 1),
+    }
+
+
+def as_drawn(fig: Figure) -> list[str]:
+    """The visible texts of the figure after matplotlib has looked for formulas in them."""
+    fig.draw_without_rendering()
+    found = [text._preprocess_math(text.get_text()) for text in fig.findobj(Text) if text.get_visible()]
+    return ["a formula" if is_formula else shown.strip() for shown, is_formula in found]
+
+
+@pytest.mark.parametrize(("text", "language"), [*((text, "en") for text in ODD), ("$a_b$", "zh")], ids=ascii)
+def test_texts_of_the_data_are_drawn_as_they_are(text, language, monkeypatch, chinese_font):
+    monkeypatch.setenv("FIGURE_LANG", language)
+    for name, (fig, times) in odd_figures(text).items():
+        assert as_drawn(fig).count(text) == times, name
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("\x00a\x1b[2J\x07", r"\x00a\x1b[2J\x07"),
+        ("a\u202eb\u2029", r"a\u202eb\u2029"),
+        ("x" * 500, "x" * 79 + "…"),
+        ("歌" * 500, "歌" * 39 + "…"),
+    ],
+    ids=["control", "direction", "long", "wide"],
+)
+@pytest.mark.filterwarnings("ignore:Glyph")
+def test_control_characters_and_very_long_texts_are_shown_in_part(text, shown):
+    fig = answer_plots.plot_accuracy_over_length(SCORES.assign(question=text))
+    assert fig.axes[0].get_title() == shown
+    line = answer_plots.plot_line_timeline(*lines(text))
+    assert len(line.axes[0].get_yticklabels()[0].get_text()) <= 45
+    fig.draw_without_rendering()
+
+
+def test_a_users_tex_setting_does_not_reach_the_figures():
+    with plt.rc_context({"text.usetex": True}):
+        assert "a_b % ^ #" in texts(memory_plots.plot_memory(CHUNKS.assign(run="a_b % ^ #"), 250))
+
+
+def test_saved_figures_use_any_installed_font_with_the_characters(font_file, tmp_path, monkeypatch):
+    """The font is none of those that are known by name."""
+    known = [font for font in fontManager.ttflist if font.name.startswith(("DejaVu", "Last"))]
+    monkeypatch.setattr(fontManager, "ttflist", known)
+    monkeypatch.setattr(font_manager, "findSystemFonts", lambda: [str(font_file), str(tmp_path / "broken.ttf")])
+    (tmp_path / "broken.ttf").write_text("not a font")
+    monkeypatch.setattr(fonts, "CHINESE_FONTS", ())
+    monkeypatch.setitem(style.STYLE, "font.family", ["DejaVu Sans"])
+    fig = answer_plots.plot_line_timeline(*lines("an English line", DATA_TEXT))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        style.save_figure(fig, "name", tmp_path, {})
+    english, chinese = fig.axes[0].get_yticklabels()
+    assert (english.get_fontfamily(), chinese.get_fontfamily()) == (["DejaVu Sans"], ["DejaVu Sans", "Noto Sans CJK SC"])
+    assert DATA_TEXT in texts(fig)
+
+
+def test_characters_without_a_font_are_named(tmp_path, monkeypatch):
+    monkeypatch.setattr(fontManager, "ttflist", [font for font in fontManager.ttflist if font.name.startswith("DejaVu")])
+    monkeypatch.setattr(font_manager, "findSystemFonts", lambda: [])
+    monkeypatch.setitem(style.STYLE, "font.family", ["DejaVu Sans"])
+    with pytest.warns(UserWarning) as caught:
+        style.save_figure(answer_plots.plot_line_timeline(*lines("歌词 $x$", "\U0001f9ff")), "name", tmp_path, {})
+    (warning,) = caught
+    assert "no installed font has 歌 (U+6B4C) 词 (U+8BCD) \U0001f9ff (U+1F9FF):" in str(warning.message)

@@ -1,5 +1,6 @@
 """The page of a run: what is on it, and that its links lead somewhere."""
 
+import os
 import re
 from urllib.parse import unquote
 
@@ -133,3 +134,46 @@ def test_a_figure_that_was_drawn_only_in_chinese_is_shown(tmp_path):
     assert "05_drift_zh.png" in links_of(index.write_index(tmp_path, tmp_path).read_text())
     (tmp_path / "05_drift.png").touch()
     assert "05_drift.png" in links_of(index.write_index(tmp_path, tmp_path).read_text())
+
+
+def test_a_folder_or_a_pipe_in_the_place_of_a_file_is_named(tmp_path):
+    finished(tmp_path, "01_sink_detection", True)
+    (tmp_path / "02_oom_free_report.json").mkdir()
+    (tmp_path / "03_periodic_ask.ipynb").symlink_to("nowhere")
+    os.mkfifo(tmp_path / "04_position_remap_report.json")
+    page = index.write_index(tmp_path, tmp_path).read_text()
+    unreadable = page.split("Unreadable files")[1].split("Notebooks and reports")[0]
+    for name in ("02_oom_free_report.json", "03_periodic_ask.ipynb", "04_position_remap_report.json"):
+        assert f"<b>{name}</b>: FileNotFoundError: not a file" in unreadable
+    assert "All &amp; well." in page
+
+
+ODD = ["a<b>&\"'", "a\nb", "a:b", "50% #1?", "\u202eabc", "歌词", "\udcff"]
+
+
+@pytest.mark.parametrize("name", ODD, ids=ascii)
+def test_odd_names_are_shown_and_linked(tmp_path, name):
+    finished(tmp_path, name, True)
+    nbformat.write(nbformat.v4.new_notebook(), tmp_path / f"{name}.ipynb")
+    page = index.write_index(tmp_path, tmp_path).read_text(encoding="utf-8")
+    files = [f"{name}.html", f"{name}_report.txt", f"{name}_report.json"]
+    assert [unquote(link, errors="surrogateescape") for link in re.findall('href="([^"]*)"', page)] == files
+    assert all((tmp_path / file).is_file() for file in files)
+    assert not re.search('href="[^"]*[ :#<\\n]', page) and "\u202e" not in page and "<b>&" not in page
+
+
+def test_control_characters_do_not_reach_the_page(tmp_path):
+    report = Report("02_oom_free", {}, 0, "cpu", str(tmp_path))
+    report.check("P5", "the answer", "\x00\x1b[31m\x07\ud800", True)
+    report.conclude("first\nsecond \u202e")
+    report.write()
+    page = index.write_index(tmp_path, tmp_path).read_text()
+    assert not set(page) & set("\x00\x1b\x07\u202e")
+    assert r"\x00\x1b[31m\x07\ud800" in page and "first\nsecond \\u202e" in page
+
+
+def test_a_figure_without_a_picture_is_said_to_have_none(tmp_path):
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "05_drift.json").write_text('{"caption": "c"}')
+    page = index.write_index(tmp_path, tmp_path).read_text()
+    assert "no picture" in page and "<img" not in page

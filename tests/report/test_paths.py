@@ -98,8 +98,8 @@ def test_report_path_is_a_file_or_a_folder(root, tmp_path, monkeypatch):
     assert paths.budgets_path() == tmp_path / "budgets.json"
 
 
-def test_figures_leave_the_committed_folder_alone_when_an_output_folder_is_given(root):
-    assert paths.figure_dir() == paths.FIGURES
+def test_figures_of_a_run_leave_the_committed_folder_alone(root):
+    assert paths.figure_dir() == paths.RESULTS / "figures" != paths.FIGURES
     assert paths.figure_dir("results/small") == root / "results/small"
 
 

@@ -11,6 +11,7 @@ import torch
 
 from kvlib.lab.report import paths
 from kvlib.lab.report.report import Report, full_text
+from kvlib.lab.report.text import printable
 
 
 @pytest.fixture(autouse=True)
@@ -113,3 +114,51 @@ def test_the_table_and_the_text_show_the_same_values(filled):
     assert list(table["measured"]) == ["100", "not measured", "{'before': 10, 'after': 12}"]
     text = filled.write().read_text()
     assert all(f"{row.verdict}  [{row.id}] {row.description}: {row.measured}" in text for row in table.itertuples())
+
+
+LAYOUT = [
+    "two\nlines\r\nPASS  [P9] forged",
+    "\x00\x07\x1b[2J\x7f\x85",
+    "\u2028\u2029",
+    "\u202eright to left",
+    "\udcff\ud800",
+]
+
+
+@pytest.mark.parametrize("text", LAYOUT, ids=ascii)
+def test_a_text_of_the_data_takes_one_line_of_the_report(tmp_path, text):
+    made = Report("x", {"QUESTION": text, text: 1}, 0, "cpu", str(tmp_path))
+    plain = Report("x", {"QUESTION": "q", "r": 1}, 0, "cpu", str(tmp_path / "plain"))
+    for report, shown in ((made, text), (plain, "q")):
+        report.check(f"A{shown}", shown, {"read": shown}, True)
+        report.check("B", "as text", shown, True)
+        report.measure(shown, shown, unit=shown)
+        report.conclude("It ended.\n" + shown.replace("\n", " "))
+    written = made.write()
+    lines, expected = (path.read_text().split("\n") for path in (written, plain.write()))
+    assert len(lines) == len(expected)
+    assert [line[:2] for line in lines] == [line[:2] for line in expected]
+    assert all(c.isprintable() for line in lines for c in line)
+    assert json.loads(written.with_suffix(".json").read_text())["criteria"][1]["measured"] == text
+
+
+def test_the_conclusion_is_shown_as_it_is_written(tmp_path):
+    conclusion = Report("x", {}, 0, "cpu", str(tmp_path)).conclude("<b>*x*</b> $a_b$ \x1b[2J\n# no heading")
+    shown = conclusion._repr_html_()
+    assert "&lt;b&gt;*x*&lt;/b&gt; $a_b$ \\x1b[2J\n# no heading</p>" in shown
+    assert "mathjax_ignore" in shown and "<b>" not in shown
+    assert repr(conclusion) == "<b>*x*</b> $a_b$ \\x1b[2J\n# no heading", "for exports without HTML"
+
+
+def test_tables_show_dollar_signs_and_control_characters(tmp_path):
+    made = Report("x", {}, 0, "cpu", str(tmp_path))
+    made.check("A", "$a_b$ and $c$", "\x00", True)
+    plain = pd.DataFrame({"text": ["$a_b$"]})._repr_html_()
+    for shown in (made.table().to_html(), full_text(pd.DataFrame({"$x$": ["\x1b"]})).to_html(), plain):
+        assert "mathjax_ignore" in shown, "or MathJax would draw formulas"
+        assert "\x00" not in shown and "\x1b" not in shown
+
+
+def test_spaces_and_joiners_of_other_scripts_stay():
+    text = "\u6b4c\u3000\u8bcd\xa0\u200f\u05e9 \U0001f468\u200d\U0001f469 \u202f5"
+    assert printable(text) == text

@@ -1,4 +1,4 @@
-"""Sweeps on a real Dask cluster of two worker processes: tables, dead workers, failing cells, reruns, interrupts."""
+"""Sweeps on a real Dask cluster of two worker processes: tables, dead workers, failing cells, interrupts, full disks."""
 
 import errno
 import importlib
@@ -6,84 +6,17 @@ import json
 import os
 import re
 import signal
-import subprocess
 import sys
 import threading
 import time
 
-import dask
-import nbformat
 import pandas as pd
 import psutil
 import pytest
-from distributed import Client
+from tiny import FAIL_ONCE, MARK, QUICK_REPORT, REPORT, WAIT
 
 from kvlib.lab.sweep import runs
-from kvlib.lab.sweep.grid import COLUMNS, SweepError, read_sweep
-from kvlib.lab.sweep.sweep import alone_in, run_sweep
-from kvlib.lab.sweep.workers import LocalWorkers
-
-PARAMETERS = """
-TOKENS = 1
-MODE = "keep"
-BUDGETS = []
-FLAGS = ""
-OUTPUT_DIR = ""
-"""
-MARK = """
-from pathlib import Path
-print("tokens", TOKENS)
-(Path(FLAGS) / f"started {TOKENS} {MODE}").touch()
-"""
-REPORT = """
-from kvlib.lab.report.report import Report
-report = Report("tiny", dict(TOKENS=TOKENS, MODE=MODE), 0, "cpu", OUTPUT_DIR)
-report.measure("constant", 7)
-report.measure("accuracy", TOKENS / 10 + (MODE == "remap"), n=20, interval=(0.0, 2.0), unit="share")
-report.measure("answer", "yes")
-report.check("P1", "few tokens", TOKENS, TOKENS < 2)
-report.write()
-"""
-QUICK_REPORT = """
-import json
-measured = [{"name": "tokens", "value": TOKENS, "n": None, "interval": None, "unit": "tokens"}]
-Path(OUTPUT_DIR, "tiny_report.json").write_text(json.dumps({"measurements": measured, "criteria": []}))
-"""
-FAIL_ONCE = """
-if TOKENS == 2 and not (Path(FLAGS) / "repaired").exists():
-    raise ValueError(f"{TOKENS} tokens are too many")
-"""
-WAIT = """
-import time
-time.sleep(60)
-"""
-
-
-@pytest.fixture(scope="module")
-def cluster():
-    with LocalWorkers(2, gpus=["4", "6"]) as cluster, Client(cluster) as client:
-        client.wait_for_workers(2)
-        yield client
-
-
-@pytest.fixture
-def run(cluster, tmp_path):
-    """Sweeps a notebook of these cells on the cluster: `run(cells, *grid)`; results in `tmp_path/out`."""
-
-    def start(cells: list[str], *grid: str, measure: str | None = None) -> int:
-        grid, out = [f"FLAGS={tmp_path}", *grid], str(tmp_path / "out")
-        return run_sweep(read_sweep(notebook(tmp_path, *cells), grid, out, measure, cluster.scheduler.address))
-
-    return start
-
-
-def notebook(folder, *cells: str):
-    made = nbformat.v4.new_notebook(metadata={"kernelspec": {"name": "python3", "display_name": "Python 3"}})
-    made.metadata["language_info"] = {"name": "python"}
-    made.cells = [nbformat.v4.new_code_cell(source, id=f"cell{i}") for i, source in enumerate((PARAMETERS, *cells))]
-    made.cells[0].metadata["tags"] = ["parameters"]
-    nbformat.write(made, folder / "tiny.ipynb")
-    return folder / "tiny.ipynb"
+from kvlib.lab.sweep.grid import COLUMNS
 
 
 def folders(tmp_path) -> list[str]:
@@ -193,47 +126,26 @@ def test_an_interrupt_leaves_no_unfinished_folder_and_no_kernel(run, cluster, tm
     assert not [child for pid in cluster.run(os.getpid).values() for child in psutil.Process(pid).children()]
 
 
-def small(tmp_path, **options):
-    return read_sweep(notebook(tmp_path), ["TOKENS=1"], str(tmp_path / "out"), **options)
-
-
-def test_an_unreachable_scheduler_is_named(tmp_path):
-    with (
-        dask.config.set({"distributed.comm.timeouts.connect": "0.1s"}),
-        pytest.raises(SweepError, match="no Dask scheduler at tcp://127.0.0.1:1:"),
-    ):
-        run_sweep(small(tmp_path, scheduler="tcp://127.0.0.1:1"))
-
-
-def test_two_sweeps_do_not_share_a_folder(tmp_path):
-    out = tmp_path / "out"
-    out.mkdir()
-    with alone_in(out), pytest.raises(SweepError, match="another sweep is writing to .*out: wait for it"):
-        run_sweep(small(tmp_path))
-    with alone_in(out):
-        pass  # free again
-
-
-def test_a_sweep_that_is_killed_frees_its_folder(tmp_path):
-    code = f"""
-import os, signal
-from pathlib import Path
-from kvlib.lab.sweep.sweep import alone_in
-with alone_in(Path({str(tmp_path)!r})):
-    os.kill(os.getpid(), signal.SIGKILL)
-"""
-    assert subprocess.run([sys.executable, "-c", code]).returncode == -signal.SIGKILL
-    with alone_in(tmp_path):
-        pass
-
-
-def test_what_killed_sweeps_left_is_removed_and_nothing_else(run, tmp_path):
-    out = tmp_path / "out"
-    for name in (".0a1b2c3d-4e5f6071", ".ipynb_checkpoints", "notes", ".mine-1"):
-        (out / name).mkdir(parents=True)
-    assert run([MARK, QUICK_REPORT], "TOKENS=1") == 0
-    left = {path.name for path in out.iterdir() if path.is_dir()}
-    assert {name for name in left if not name.startswith("FLAGS")} == {".ipynb_checkpoints", "notes", ".mine-1"}
+@pytest.mark.skipif(sys.platform == "win32", reason="limits on the size of files are POSIX")
+def test_results_that_do_not_fit_on_the_disk_stop_no_other_run(run, cluster, tmp_path, capsys):
+    """A limit on the size of files fails in the operating system, as a full disk does, in the workers and their kernels."""
+    resource = pytest.importorskip("resource")
+    before = cluster.run(resource.getrlimit, resource.RLIMIT_FSIZE)
+    cluster.run(resource.setrlimit, resource.RLIMIT_FSIZE, (400_000, -1))
+    large = "if TOKENS == 2: print('x' * 500_000)"
+    try:
+        assert run([MARK, large, QUICK_REPORT], "TOKENS=1,2,3") == 1
+    finally:
+        for address, limit in before.items():
+            cluster.run(resource.setrlimit, resource.RLIMIT_FSIZE, limit, workers=[address])
+    shown = capsys.readouterr().out
+    assert "2 of 3 runs done" in shown and "File too large" in shown
+    table = pd.read_parquet(tmp_path / "out" / "sweep.parquet").set_index("TOKENS")
+    assert table["status"].to_dict() == {1: "done", 2: "failed", 3: "done"}
+    (failed,) = (tmp_path / "out").glob("*TOKENS=2")
+    assert "File too large" in (failed / "traceback.txt").read_text() and not (failed / "done.json").exists()
+    assert run([MARK, large, QUICK_REPORT], "TOKENS=1,2,3") == 0, "with space the same sweep does the failed run again"
+    assert "2 of 3 runs are finished and kept" in capsys.readouterr().out
 
 
 def test_a_full_disk_in_one_run_does_not_stop_the_others(run, cluster, tmp_path, capsys):

@@ -6,6 +6,12 @@ text from the data that has no translation.
 
 import os
 import re
+import unicodedata
+from itertools import accumulate
+
+from kvlib.lab.report.text import printable
+
+LINE_WIDTH = 80  # of a drawn line, in narrow characters; no label of ours is longer
 
 # English to Chinese. `{}` stands for any text, which is translated too. A label takes the entry that equals it, or else the
 # first one that fits it with texts for `{}`.
@@ -75,6 +81,7 @@ CHINESE = {
     "one bf16 rounding, 2⁻⁸": "一次 bf16 舍入，2⁻⁸",
     "evictions": "淘汰次数",
     "relative error of the keys": "键的相对误差",
+    "mean over {}": "对 {} 取平均",
     "{} (n = {})": "{}（n = {}）",
     "{} to {}": "{} 至 {}",
     "{} + {}": "{} + {}",
@@ -105,8 +112,21 @@ def label(text: str) -> str:
 
 
 def literal(text: str) -> str:
-    """`text` with its dollar signs escaped: matplotlib draws exactly the given characters and does not read mathtext."""
-    return text.replace("$", r"\$")
+    r"""`text` so that matplotlib draws exactly the given characters: it reads no mathtext and leaves no legend entry out.
+
+    Control characters are drawn as escapes such as `\x00`, and lines wider than `LINE_WIDTH` are cut.
+    """
+    lines = printable(str(text), keep="\n").split("\n")
+    shown = "\n".join(_cut(line) for line in lines).replace("$", r"\$")
+    return f" {shown}" if shown.startswith("_") else shown  # a legend leaves out what begins with an underscore
+
+
+def _cut(line: str) -> str:
+    """A line of at most `LINE_WIDTH`, with an ellipsis where it was cut; East Asian characters count as two."""
+    widths = list(accumulate(1 + (unicodedata.east_asian_width(c) in "WF") for c in line))
+    if not widths or widths[-1] <= LINE_WIDTH:
+        return line
+    return line[: sum(width < LINE_WIDTH for width in widths)] + "…"
 
 
 def _in_chinese(text: str) -> str:

@@ -13,8 +13,9 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from kvlib.lab.figures import answer_plots, memory_plots, position_plots
+from kvlib.lab.figures.fonts import chinese_font
 from kvlib.lab.figures.labels import language
-from kvlib.lab.figures.style import chinese_font, save_figure
+from kvlib.lab.figures.style import save_figure
 from kvlib.lab.report import paths
 from kvlib.lab.report.files import as_json, write_atomic
 from kvlib.lab.report.report import Report

@@ -6,33 +6,21 @@ figures can be read in a grey print. Sizes suit a thesis on A4 paper.
 
 import io
 import json
+import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-import matplotlib
 import matplotlib.pyplot as plt
 import seaborn as sns
-from matplotlib import font_manager
 from matplotlib.artist import Artist
 from matplotlib.figure import Figure
 
+from kvlib.lab.figures.fonts import font_families, use_installed_fonts
 from kvlib.lab.report.files import write_atomic
 
 # Inches. An A4 page with margins of 2.5 cm leaves 16 cm for text; two columns lie 4 mm apart.
 TWO_COLUMNS = 6.3
 ONE_COLUMN = 3.07
-
-CHINESE_FONTS = (
-    "Noto Sans CJK SC", "Noto Sans SC", "Source Han Sans SC", "WenQuanYi Micro Hei", "WenQuanYi Zen Hei",
-    "Droid Sans Fallback", "SimHei", "Microsoft YaHei", "PingFang SC",
-)  # fmt: skip
-
-
-def font_families() -> list[str]:
-    """DejaVu Sans, then the first of `CHINESE_FONTS` that is installed, if any, for the characters that DejaVu Sans lacks."""
-    installed = {font.name for font in font_manager.fontManager.ttflist}
-    return ["DejaVu Sans", *[name for name in CHINESE_FONTS if name in installed][:1]]
-
 
 STYLE = sns.axes_style("whitegrid") | {
     "font.family": font_families(),
@@ -47,6 +35,7 @@ STYLE = sns.axes_style("whitegrid") | {
     "axes.linewidth": 0.6,
     "grid.linewidth": 0.4,
     "pdf.fonttype": 42,  # TrueType, embedded: text stays text
+    "text.usetex": False,  # texts of the data are not LaTeX, whatever the user's matplotlibrc says
     "figure.constrained_layout.use": True,
 }
 BLUE, ORANGE, GREEN, RED = "#0072B2", "#E69F00", "#009E73", "#D55E00"
@@ -61,16 +50,6 @@ SERIES = [
     {"color": SKY, "marker": "o", "linestyle": (0, (4, 1)), "markerfacecolor": "white"},
 ]
 LIMIT = {"color": GREY, "linestyle": (0, (1, 1)), "linewidth": 1}
-
-
-def chinese_font() -> str:
-    """The first of `CHINESE_FONTS` that is installed. Raises RuntimeError when none is."""
-    for name in font_families()[1:]:
-        return name
-    raise RuntimeError(
-        "FIGURE_LANG=zh needs a Chinese font, and none of those known is installed: install one, such as fonts-noto-cjk or "
-        f"fonts-wqy-microhei on Debian, and delete {matplotlib.get_cachedir()} (known: {', '.join(CHINESE_FONTS)})"
-    )
 
 
 def new_figure(width: float, height: float, **subplots):
@@ -108,8 +87,10 @@ def save_figure(fig: Figure, name: str, folder: Path, provenance: dict) -> list[
     """Write `<name>.pdf` and `<name>.png` (300 dpi) to `folder`; return both paths.
 
     The provenance (`Report.provenance`) goes into the files' metadata. Neither time nor commit does, so that the same data
-    give the same bytes and a rerun does not change the committed figures.
+    give the same bytes. A text with characters that the fonts of `STYLE` lack gets other installed fonts; a UserWarning names
+    the characters that none has.
     """
+    use_installed_fonts(fig, STYLE["font.family"])
     provenance = json.dumps(provenance, sort_keys=True, default=str)
     kinds = {
         "pdf": {"Title": name, "Subject": provenance, "CreationDate": None},
@@ -118,7 +99,8 @@ def save_figure(fig: Figure, name: str, folder: Path, provenance: dict) -> list[
     written = []
     for kind, metadata in kinds.items():
         buffer = io.BytesIO()
-        with plt.rc_context(STYLE):
+        with plt.rc_context(STYLE), warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "Glyph .* missing")  # said above, once
             fig.savefig(buffer, format=kind, dpi=300, metadata=metadata)
         path = folder / f"{name}.{kind}"
         write_atomic(path, buffer.getvalue())

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import pandas as pd
 
 from kvlib.lab.report.files import as_json
+from kvlib.lab.report.text import printable
 
 PASS, FAIL, WARN = "PASS", "FAIL", "WARN"
 COLUMNS = ["id", "verdict", "description", "measured"]
@@ -13,11 +14,13 @@ COLUMNS = ["id", "verdict", "description", "measured"]
 def criteria_table(criteria: Sequence[dict]) -> pd.DataFrame:
     """The criteria as texts, one row each: `id`, `verdict`, `description`, `measured`.
 
-    When the criteria have a key `notebook`, because they come from several reports, it is the first column.
+    When the criteria have a key `notebook`, because they come from several reports, it is the first column. A text is one
+    line: `kvlib.lab.report.text.printable` shows the line breaks and control characters that an answer may hold.
     """
     named = bool(criteria) and all("notebook" in row for row in criteria)
-    table = pd.DataFrame(list(criteria), columns=["notebook", *COLUMNS] if named else COLUMNS)
-    return table.assign(measured=[value_text(row["measured"]) for row in criteria])
+    columns = ["notebook", *COLUMNS] if named else COLUMNS
+    texts = [row | {"measured": value_text(row["measured"])} for row in criteria]
+    return pd.DataFrame([[printable(str(row[name])) for name in columns] for row in texts], columns=columns)
 
 
 def count_verdicts(criteria: Sequence[dict]) -> str:

@@ -22,10 +22,11 @@ def as_json(value):
 def write_atomic(path: Path, content: str | bytes) -> None:
     """Write a file under its name only when it is complete: a reader sees the old file or the new one.
 
-    Missing folders are made. When writing fails, the old file stays and the error is raised.
+    Missing folders are made. When writing fails, the old file stays and the error is raised. A text is stored as UTF-8, with
+    an escape such as `\\udc80` for what has no place there: bytes of a file name that are not UTF-8.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    data = content.encode() if isinstance(content, str) else content
+    data = content.encode(errors="backslashreplace") if isinstance(content, str) else content
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
         with os.fdopen(handle, "wb") as file:

@@ -8,10 +8,12 @@ from urllib.parse import quote
 
 import nbformat
 from jinja2 import Environment
+from markupsafe import Markup
 from nbconvert import HTMLExporter
 
 from kvlib.lab.report.criteria import COLUMNS, count_verdicts, criteria_table
 from kvlib.lab.report.files import write_atomic
+from kvlib.lab.report.text import printable
 
 WIDGET = "application/vnd.jupyter.widget-view+json"
 PAGE = """\
@@ -64,27 +66,34 @@ figure { margin: 2rem 0 } img { max-width: 100% } figcaption { color: #444 }
 </ul>
 <h2>Figures</h2>
 {% for figure in figures %}
-<figure><img src="{{ figure.image }}" alt="{{ figure.caption }}">
+<figure>{% if figure.image %}<img src="{{ figure.image }}" alt="{{ figure.caption }}">{% else %}no picture{% endif %}
+
 <figcaption><b>{{ figure.name }}</b> {{ figure.caption }} ({{ link("data", figure.data) }})</figcaption></figure>
 {% endfor %}
 </html>
 """
 
 
-def write_index(results: Path, figures: Path) -> Path:
+def write_index(results: Path, figures: Path, report: Path | None = None) -> Path:
     """Write `results`/index.html and return its path.
 
     The page shows the reports and executed notebooks in `results` and the figures in `figures`. Notebooks are converted to
     HTML beside it. A notebook without a report and a report without a notebook are listed too. A file that cannot be read
-    is listed with its error and does not stop the page.
+    is listed with its error and does not stop the page. Texts are shown as they are written.
+
+    Args:
+        report: a report in `results` whose file is not called `<notebook>_report.json`.
     """
-    reports, bad_reports = _read_each(results.glob("*_report.json"), _read_report)
-    notebooks, bad_notebooks = _read_each(results.glob("*.ipynb"), _convert)
+    files = {*results.glob("*_report.json"), *([report] if report else [])}
+    reports, bad_reports = _read_each(files, _read_report)
+    notebooks, bad_notebooks = _read_each((path for path in results.glob("*.ipynb") if path.name[0] != "."), _convert)
     captions, bad_captions = _read_each((figures / "data").glob("*.json"), _read_caption)
-    criteria = [{"notebook": _experiment(path), **row} for path, report in reports.items() for row in report["criteria"]]
+    criteria = [{"notebook": found["experiment"], **row} for found in reports.values() for row in found["criteria"]]
+    texts = {found["experiment"]: path.with_suffix(".txt") for path, found in reports.items()}
+    texts |= {_experiment(path): path.with_suffix(".txt") for path in bad_reports}
     conclusions = {_experiment(path): "its report cannot be read" for path in bad_reports}
-    conclusions |= {_experiment(path): report["conclusion"] for path, report in reports.items()}
-    page = Environment(autoescape=True, trim_blocks=True).from_string(PAGE)
+    conclusions |= {found["experiment"]: found["conclusion"] for found in reports.values()}
+    page = Environment(autoescape=True, trim_blocks=True, finalize=_as_written).from_string(PAGE)
     content = page.render(
         criteria=criteria_table(criteria).to_dict("records"),
         counts=count_verdicts(criteria),
@@ -92,23 +101,28 @@ def write_index(results: Path, figures: Path) -> Path:
         runs=[
             {
                 "name": name,
-                "links": _links(results, name),
+                "links": _links(results, name, texts.get(name, results / f"{name}_report.txt")),
                 "conclusion": conclusions.get(name, "no report: it did not finish"),
             }
-            for name in sorted({*conclusions, *(path.stem for path in notebooks | bad_notebooks)})
+            for name in sorted({*conclusions, *(path.stem for path in [*notebooks, *bad_notebooks])})
         ],
         figures=[
             {
                 "name": path.stem,
                 "caption": caption,
-                "image": _address(_image(path), results),
+                "image": _address(_image(path), results) if _image(path).is_file() else "",
                 "data": _address(path, results),
             }
             for path, caption in captions.items()
         ],
     )
-    write_atomic(results / "index.html", content.encode(errors="replace"))
+    write_atomic(results / "index.html", content)
     return results / "index.html"
+
+
+def _as_written(value):
+    """What the page shows of a value: a text with its control characters as escapes. HTML of the page itself stays."""
+    return value if isinstance(value, Markup) else printable(str(value), keep="\n")
 
 
 def _read_each(paths: Iterable[Path], read: Callable[[Path], object]) -> tuple[dict[Path, object], dict[Path, str]]:
@@ -116,6 +130,8 @@ def _read_each(paths: Iterable[Path], read: Callable[[Path], object]) -> tuple[d
     found, errors = {}, {}
     for path in sorted(paths):
         try:
+            if not path.is_file():  # a folder, a link to nothing, or a pipe, which would be waited for
+                raise FileNotFoundError("not a file")
             found[path] = read(path)
         except Exception as error:  # whatever is wrong with one file, the page shows the others
             errors[path] = f"{type(error).__name__}: {error}"
@@ -125,7 +141,9 @@ def _read_each(paths: Iterable[Path], read: Callable[[Path], object]) -> tuple[d
 def _read_report(path: Path) -> dict:
     content = json.loads(path.read_text(encoding="utf-8"))
     criteria = [{key: row[key] for key in COLUMNS} for row in content["criteria"]]
-    return {"criteria": criteria, "conclusion": content["conclusion"]}
+    criteria_table(criteria)  # what cannot be shown is found here, where it is one broken file
+    name = _experiment(path) if path.name.endswith("_report.json") else str(content["experiment"])
+    return {"experiment": name, "criteria": criteria, "conclusion": content["conclusion"]}
 
 
 def _read_caption(path: Path) -> str:
@@ -145,14 +163,15 @@ def _convert(path: Path) -> None:
 
 
 def _experiment(report: Path) -> str:
+    """The notebook's name, from the name of its report."""
     return report.name.removesuffix("_report.json")
 
 
-def _links(results: Path, name: str) -> dict[str, str]:
+def _links(results: Path, name: str, report: Path) -> dict[str, str]:
     """The texts of a run's links and their addresses, "" for a file that is not there."""
-    files = {"as executed": f"{name}.html"} if (results / f"{name}.ipynb").is_file() else {}
-    files |= {f"report ({kind})": f"{name}_report.{kind}" for kind in ("txt", "json")}
-    return {text: _address(results / file, results) if (results / file).is_file() else "" for text, file in files.items()}
+    files = {"as executed": results / f"{name}.html"} if (results / f"{name}.ipynb").is_file() else {}
+    files |= {f"report ({kind})": report.with_suffix(f".{kind}") for kind in ("txt", "json")}
+    return {text: _address(file, results) if file.is_file() else "" for text, file in files.items()}
 
 
 def _image(record: Path) -> Path:
@@ -165,4 +184,4 @@ def _image(record: Path) -> Path:
 
 def _address(path: Path, base: Path) -> str:
     """The address of a file in a page that lies in `base`."""
-    return quote(Path(os.path.relpath(path, base)).as_posix())
+    return quote(Path(os.path.relpath(path, base)).as_posix(), errors="surrogateescape")

@@ -32,7 +32,7 @@ ROOT = find_root()
 DATA = ROOT / "data"
 READER = ROOT / DEFAULT_MODEL
 CLIP = ROOT / DEFAULT_VIDEO
-FIGURES = ROOT / "figures"
+FIGURES = ROOT / "figures"  # committed; no run writes there
 RESULTS = ROOT / "results"
 
 
@@ -85,8 +85,8 @@ def executed_path(experiment: str, output_dir: str = "") -> Path:
 
 
 def figure_dir(output_dir: str = "") -> Path:
-    """Where figures go: `output_dir`, or the committed `figures/` when that is empty (a full run)."""
-    return _folder(output_dir, FIGURES)
+    """Where a run's figures go: `output_dir`, or `results/figures/` when that is empty."""
+    return _folder(output_dir, RESULTS / "figures")
 
 
 def budgets_path(output_dir: str = "") -> Path:

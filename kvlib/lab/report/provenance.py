@@ -26,7 +26,7 @@ def versions() -> dict[str, str]:
 def git_state() -> dict:
     """The repository's `commit`, and `dirty`: whether files differ from it.
 
-    Changes in figures/ do not count, because the notebooks redraw them. Both values are None without git or a commit.
+    Changes in figures/ do not count, because no run reads them. Both values are None without git or a commit.
     """
     commit = _git("rev-parse", "--verify", "HEAD")
     changes = _git("status", "--porcelain", "--", ".", ":!figures")

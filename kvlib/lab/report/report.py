@@ -17,6 +17,10 @@ from kvlib.lab.report import paths
 from kvlib.lab.report.criteria import FAIL, PASS, WARN, criteria_table, value_text
 from kvlib.lab.report.files import as_json, write_atomic
 from kvlib.lab.report.provenance import device_name, git_state, versions
+from kvlib.lab.report.text import Paragraph, printable
+
+# Notebooks show tables of texts from videos, in which "$" is a dollar sign and not the start of a formula.
+pd.set_option("display.html.use_mathjax", False, "styler.html.mathjax", False)
 
 
 class Report:
@@ -27,8 +31,8 @@ class Report:
         parameters: the values the run really used; paths inside the repository are shown relative to it.
         seed: the seed of everything random in the run.
         device: where the model ran, a `torch.device` or its name.
-        output_dir: "" for `results/` and `figures/`; otherwise one folder for the report and the figures, so that a
-            small or a special run leaves the committed figures alone. Relative ones lie in the repository.
+        output_dir: "" for `results/` and `results/figures/`; otherwise one folder for the report and the figures.
+            Relative ones lie in the repository.
     """
 
     def __init__(self, experiment: str, parameters: dict, seed: int, device: torch.device | str, output_dir: str = ""):
@@ -39,7 +43,7 @@ class Report:
         self.output_dir = output_dir
         self.criteria: list[dict] = []
         self.measurements: list[dict] = []
-        self.conclusion = ""
+        self.conclusion = Paragraph()
 
     def check(self, id: str, description: str, measured, passed: bool | None) -> str:
         """Record a criterion and return its verdict: PASS, FAIL, or WARN when `passed` is None (cannot be judged).
@@ -58,10 +62,10 @@ class Report:
             interval = None
         self.measurements.append({"name": name, "value": value, "n": n, "interval": interval, "unit": unit})
 
-    def conclude(self, text: str) -> str:
-        """Set the conclusion and return it."""
-        self.conclusion = text
-        return text
+    def conclude(self, text: str) -> Paragraph:
+        """Set the conclusion and return it. Jupyter shows it as it is written, because it may quote a text of the video."""
+        self.conclusion = Paragraph(text)
+        return self.conclusion
 
     def save_table(self, name: str, table: pd.DataFrame) -> Path:
         """Write a table as `<experiment>_<name>.csv` beside the report, for later analyses; return its path."""
@@ -108,12 +112,18 @@ class Report:
 def full_text(table: pd.DataFrame) -> Styler:
     """A table for display in a notebook, whose texts are whole and aligned left; pandas would cut them at 50 characters.
 
-    HTML in a text or a column's name is shown as it is written, because a measured text may come from a video.
+    HTML, formulas between dollar signs and control characters in a text or a column's name are shown as they are written,
+    because a measured text may come from a video.
     """
+    table = table.map(_shown).rename(columns=_shown)
     left = {"text-align": "left", "white-space": "pre-wrap"}
     heads = [{"selector": "th", "props": [("text-align", "left")]}]
     shown = table.style.hide(axis="index").set_properties(**left).set_table_styles(heads)
     return shown.format(precision=3, escape="html").format_index(axis="columns", escape="html")
+
+
+def _shown(value):
+    return printable(value, keep="\n") if isinstance(value, str) else value
 
 
 def _as_text(content: dict) -> str:
@@ -140,9 +150,9 @@ def _as_text(content: dict) -> str:
         *(f"  {_measurement(m)}" for m in content["measurements"]),
         "",
         "Conclusion",
-        f"  {content['conclusion'] or 'none'}",
+        *(f"  {line}" for line in (content["conclusion"] or "none").split("\n")),
     ]
-    return "\n".join(lines) + "\n"
+    return "\n".join(map(printable, lines)) + "\n"
 
 
 def _measurement(measured: dict) -> str:

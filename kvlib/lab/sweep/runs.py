@@ -4,6 +4,7 @@ import json
 import os
 import re
 import shutil
+import socket
 import time
 import traceback
 import uuid
@@ -14,12 +15,15 @@ import psutil
 from distributed import as_completed
 from tqdm import tqdm
 
+from kvlib.lab.report import paths
 from kvlib.lab.report.report import git_state, write_atomic
 from kvlib.lab.sweep.grid import Sweep, checksum
+from kvlib.lab.sweep.measured import read_measured
 from kvlib.lab.sweep.notebook import execute, last_lines
 from kvlib.lab.sweep.workers import RETRIES, connected
 
 UNFINISHED = re.compile(r"\.[0-9a-f]{8}-[0-9a-f]{8}")  # a folder in which a run is at work: .<sweep>-<run>
+OWNER = ".owner"  # in that folder: the worker's host, process and when the process began
 RUNNING: set[Path] = set()  # on a worker: the unfinished folders of the runs that it does
 
 
@@ -51,7 +55,9 @@ def execute_runs(source: str, todo: dict[str, dict], sweep: Sweep) -> dict[str, 
                 client.run(stop_runs, sweep_id, on_error="ignore")
                 raise
     finally:
-        remove_unfinished(sweep.out)  # of workers that were killed
+        for part in _unfinished(sweep.out):
+            if part.name.startswith(f".{sweep_id}-"):  # of workers that were killed
+                shutil.rmtree(part, ignore_errors=True)
     return outcomes
 
 
@@ -60,7 +66,8 @@ def execute_run(source: str, stem: str, values: dict, folder: Path, sweep_id: st
 
     source, stem: the notebook's text and its name without the suffix. Returns the outcome: `status` ("done" or "failed"),
     `seconds`, `parameters`, `git`, `notebook` (checksum), `error` (a traceback, or ""). A run has failed when the notebook
-    raises or leaves no report, and when its results cannot be stored. Raises InterruptedError when `stop_runs` ended it.
+    raises or leaves no report, and when its results cannot be stored. Raises InterruptedError when `stop_runs` ended it, and
+    when its folder was deleted meanwhile.
     """
     os.environ.pop("REPORT_PATH", None)  # it has precedence over OUTPUT_DIR
     part = folder.with_name(f".{sweep_id}-{uuid.uuid4().hex[:8]}")
@@ -77,7 +84,7 @@ def execute_run(source: str, stem: str, values: dict, folder: Path, sweep_id: st
         "git": git,
         "notebook": checksum(source),
     }
-    if part not in RUNNING:
+    if part not in RUNNING or (not error and not part.is_dir()):
         shutil.rmtree(part, ignore_errors=True)
         raise InterruptedError(f"{folder.name} was stopped")
     RUNNING.discard(part)
@@ -104,24 +111,50 @@ def stop_runs(sweep_id: str) -> None:
 
 
 def read_finished(folder: Path, values: dict, source: str) -> dict | None:
-    """What `done.json` says, or None where the run did not finish with these parameters and this notebook."""
+    """What `done.json` says, or None where the run did not finish with these parameters and this notebook.
+
+    A run of which a file cannot be read has not finished.
+    """
     try:
         done = json.loads((folder / "done.json").read_text())
-    except (FileNotFoundError, json.JSONDecodeError):
+        read_measured(folder)
+        same = done["parameters"] == values and done["notebook"] == checksum(source)
+        return done if same and {"status", "seconds", "git"} <= done.keys() else None
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None
-    return done if done["parameters"] == values and done["notebook"] == checksum(source) else None
 
 
-def remove_unfinished(out: Path) -> None:
-    """Delete the unfinished folders in `out`. Call it only while no other sweep writes there."""
-    for part in out.iterdir():
-        if UNFINISHED.fullmatch(part.name):
+def remove_dead(out: Path) -> None:
+    """Delete the unfinished folders in `out` of workers that are surely dead, and name the others.
+
+    A worker of a sweep that was killed may still be at work. Whether one on another machine is cannot be seen from here.
+    """
+    for part in _unfinished(out):
+        if _may_be_alive(part):
+            print(f"{paths.shown(part)} stays, because its worker may still be running; delete it when none is")
+        else:
             shutil.rmtree(part, ignore_errors=True)
+
+
+def _unfinished(out: Path) -> list[Path]:
+    return [part for part in out.iterdir() if UNFINISHED.fullmatch(part.name)]
+
+
+def _may_be_alive(part: Path) -> bool:
+    try:
+        owner = json.loads((part / OWNER).read_text())
+        if owner["host"] != socket.gethostname():
+            return True
+        return psutil.Process(owner["pid"]).create_time() == owner["began"]
+    except (psutil.NoSuchProcess, FileNotFoundError, ValueError, KeyError, TypeError):
+        return False  # killed before it wrote the file, or while it did
 
 
 def _execute(source: str, part: Path, stem: str, values: dict) -> str:
     """Execute the notebook's text in the new folder `part`, with its output in log.txt; "", or what was wrong."""
     part.mkdir()
+    owner = {"host": socket.gethostname(), "pid": os.getpid(), "began": psutil.Process().create_time()}
+    (part / OWNER).write_text(json.dumps(owner))
     target = part / f"{stem}.ipynb"
     target.write_text(source)
     with open(part / "log.txt", "w") as log:
@@ -139,6 +172,7 @@ def _store(part: Path, folder: Path, outcome: dict, error: str) -> None:
         write_atomic(part / "traceback.txt", error)
     else:
         write_atomic(part / "done.json", json.dumps(outcome, indent=1))
+    (part / OWNER).unlink(missing_ok=True)
     shutil.rmtree(folder, ignore_errors=True)
     part.rename(folder)
 

@@ -1,8 +1,6 @@
 """What the runs of a sweep measured: one table, and one figure of it."""
 
-import io
 import json
-import numbers
 from pathlib import Path
 
 import matplotlib.pyplot as plt
@@ -11,9 +9,10 @@ import seaborn as sns
 from matplotlib.figure import Figure
 
 from kvlib.lab.figures import style
+from kvlib.lab.figures.labels import label, literal
 from kvlib.lab.report import paths
-from kvlib.lab.report.report import write_atomic
 from kvlib.lab.sweep.grid import COLUMNS, Sweep
+from kvlib.lab.sweep.measured import read_measured
 
 
 def gather(out: Path, runs: dict[str, dict], outcomes: dict[str, dict]) -> pd.DataFrame:
@@ -29,7 +28,7 @@ def gather(out: Path, runs: dict[str, dict], outcomes: dict[str, dict]) -> pd.Da
     for name, values in runs.items():
         outcome = outcomes[name]
         run = values | {"status": outcome["status"], "seconds": outcome["seconds"]}
-        found = _measured(out / name) if outcome["status"] == "done" else []
+        found = read_measured(out / name) if outcome["status"] == "done" else []
         rows += [run | row for row in found or [{}]]
     parameters = list(next(iter(runs.values())))
     table = pd.DataFrame(rows, columns=[*parameters, *COLUMNS])
@@ -56,18 +55,19 @@ def plot_sweep(table: pd.DataFrame, grid: dict[str, list], measure: str) -> Figu
     rows = table[(table["name"] == measure) & table["value"].notna()]
     varied = [name for name, values in grid.items() if len(values) > 1]
     unit = rows["unit"].dropna()
-    label = f"{measure} ({unit.iloc[0]})" if len(unit) else measure
+    name = literal(f"{measure} ({unit.iloc[0]})" if len(unit) else measure)
     if len(varied) == 1:
-        return _plot_line(rows, varied[0], label)
+        return _plot_line(rows, varied[0], name)
     fig, axis = style.new_figure(style.TWO_COLUMNS, 3.0)
     values = rows.pivot_table(index=varied[0], columns=varied[1], values="value", sort=False)
     values = values.reindex(index=table[varied[0]].unique(), columns=table[varied[1]].unique())  # failed runs stay empty
+    ticks = dict(xticklabels=list(map(literal, values.columns)), yticklabels=list(map(literal, values.index)))
     with plt.rc_context(style.STYLE):
-        options = dict(annot=True, fmt=".4g", cmap="cividis", annot_kws={"size": 7}, cbar_kws={"label": label})
-        sns.heatmap(values, ax=axis, **options)
-        axis.set(xlabel=varied[1], ylabel=varied[0])
+        options = dict(annot=True, fmt=".4g", cmap="cividis", annot_kws={"size": 7}, cbar_kws={"label": name})
+        sns.heatmap(values, ax=axis, **options | ticks)
+        axis.set(xlabel=literal(varied[1]), ylabel=literal(varied[0]))
         if varied[2:]:
-            axis.set_title(f"mean over {', '.join(varied[2:])}")
+            axis.set_title(label(f"mean over {', '.join(varied[2:])}"))
     return fig
 
 
@@ -84,43 +84,19 @@ def draw(table: pd.DataFrame, sweep: Sweep) -> bool:
         print("no figure: no parameter or no measured number differs between the runs")
         return True
     fig = plot_sweep(table, sweep.grid, measure)
-    for kind in ("png", "pdf"):
-        buffer = io.BytesIO()
-        with plt.rc_context(style.STYLE):
-            fig.savefig(buffer, format=kind, dpi=300)
-        write_atomic(sweep.out / f"sweep.{kind}", buffer.getvalue())
+    style.save_figure(fig, "sweep", sweep.out, {"grid": sweep.grid})
     print(f"{measure}: {paths.shown(sweep.out / 'sweep.png')}")
     return True
 
 
-def _plot_line(rows: pd.DataFrame, parameter: str, label: str) -> Figure:
+def _plot_line(rows: pd.DataFrame, parameter: str, name: str) -> Figure:
     fig, axis = style.new_figure(style.ONE_COLUMN, 2.4)
     if pd.api.types.is_numeric_dtype(rows[parameter]) and not pd.api.types.is_bool_dtype(rows[parameter]):
         rows = rows.sort_values(parameter)
     else:
-        rows = rows.astype({parameter: "str"})
+        rows = rows.assign(**{parameter: rows[parameter].map(literal)})
     bars = [(rows["value"] - rows["low"]).clip(lower=0), (rows["high"] - rows["value"]).clip(lower=0)]  # NaN: none drawn
     with plt.rc_context(style.STYLE):
         axis.errorbar(rows[parameter], rows["value"], yerr=bars, capsize=2, elinewidth=0.7, **style.SERIES[0])
-        axis.set(xlabel=parameter, ylabel=label)
+        axis.set(xlabel=literal(parameter), ylabel=name)
     return fig
-
-
-def _measured(folder: Path) -> list[dict]:
-    """Rows name, value, n, low, high, unit, verdict, text of the reports in a run's folder."""
-    rows = []
-    for path in sorted(folder.glob("*_report.json")):
-        report = json.loads(path.read_text())
-        for found in report["measurements"]:
-            low, high = found["interval"] or (None, None)
-            row = {"name": found["name"], "n": found["n"], "low": low, "high": high, "unit": found["unit"]}
-            rows.append(row | _value(found["value"]))
-        for found in report["criteria"]:
-            rows.append({"name": found["id"], "verdict": found["verdict"]} | _value(found["measured"]))
-    return rows
-
-
-def _value(value) -> dict:
-    if value is None or isinstance(value, numbers.Number):
-        return {"value": value}
-    return {"text": value if isinstance(value, str) else json.dumps(value)}
