@@ -15,7 +15,7 @@ from kvlib.video.ahead import read_ahead
 from kvlib.video.decoding import Decoder, stamps_in_order
 from kvlib.video.live import TICK, LiveFrames
 from kvlib.video.opening import check_file, is_live, opened
-from kvlib.video.sampling import Timed, sampled
+from kvlib.video.sampling import SECOND, Timed, sampled
 
 LONGEST_GAP = 600  # seconds without a frame after which a new chunk begins
 FPS_RANGE = 1 / 3600, 1000.0  # that a chunk may say: positions stay within what a model can take
@@ -105,7 +105,7 @@ class VideoChunks:
     def _grouped(self, frames: Iterator[Timed]) -> Iterator[VideoChunk]:
         group, before = [], None  # (time, picture); the time of the frame in front of the group
         for frame in frames:
-            time, picture = float(frame.time), frame.picture()
+            time, picture = frame.time / SECOND, frame.picture()
             full = len(group) == self.chunk_frames
             if full or group and (picture.shape != group[-1][1].shape or time - group[-1][0] > LONGEST_GAP):
                 yield self._chunk(group, before)
@@ -129,7 +129,7 @@ class VideoChunks:
         container, stream = opened(str(self.path))
         with container:
             decoder = Decoder(container, stream)
-            times = [frame.time for frame in sampled(decoder.packet_times(), self.sample_fps, decoder.time_base)]
+            times = [frame.time / SECOND for frame in sampled(decoder.packet_times(), self.sample_fps, decoder.time_base)]
         breaks = [place for place, (a, b) in enumerate(pairwise(times), 1) if b - a > LONGEST_GAP]
         edges = [0, *breaks, len(times)]
         return sum(-(-(last - first) // self.chunk_frames) for first, last in pairwise(edges))

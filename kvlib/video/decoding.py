@@ -7,13 +7,13 @@ from functools import partial
 import av
 
 from kvlib.video.picture import as_shown
-from kvlib.video.sampling import Timed, in_order
+from kvlib.video.sampling import SECOND, Timed, in_order
 
 DEFAULT_RATE = Fraction(25)  # of streams that say nothing of their rate
 
 
 class Decoder:
-    """Iterates over the frames of a container from its beginning: `Timed`, whose `picture()` gives uint8 RGB [H, W, 3].
+    """Iterates over the frames of a container from its beginning: `Timed`.
 
     Times are the timestamps less the container's start. Where there are none, as in raw H.264, frames follow one another at
     the stream's rate. What cannot be decoded is left out; afterwards `trouble` says what was wrong. stamps: the timestamps of
@@ -23,31 +23,31 @@ class Decoder:
         self.container, self.stream, self.stamps = container, stream, stamps
         self.damaged, self.error, self.last = 0, "", None
         rate = stream.average_rate or stream.guessed_rate or stream.base_rate
-        self.interval = 1 / (rate or DEFAULT_RATE)
-        self.start = None if container.start_time is None else Fraction(container.start_time, av.time_base)
+        self.interval = round(SECOND / (rate or DEFAULT_RATE))
+        self.start = None if container.start_time is None else container.start_time * SECOND // av.time_base
         self.time_base = stream.time_base or Fraction(1, 90_000)
+        self.ticks = self.time_base.numerator * SECOND, self.time_base.denominator
 
     def __iter__(self) -> Iterator[Timed]:
         for frame in in_order(self._timed(self._decoded())):
             self.last = frame.time
             yield frame
 
-    def packet_times(self) -> list[Timed]:
-        """The times of all frames, from the packets alone, without decoding."""
+    def packet_times(self) -> Iterator[Timed]:
+        """The times of all frames in order, from the packets alone, without decoding."""
         packets = (packet for packet in self._packets() if packet.size and not packet.is_discard)
-        known = [self._timed_one(packet, number) for number, packet in enumerate(packets)]
-        return list(in_order(sorted(known, key=lambda frame: frame.time)))
+        return in_order(sorted(Timed(*self._times(packet, number), None) for number, packet in enumerate(packets)))
 
     def trouble(self) -> list[str]:
         """What went wrong until the last frame, in words; empty for nothing."""
-        duration, last = self.stream.duration and self.stream.duration * self.time_base, self.last or 0
+        duration, last = self._nanoseconds(self.stream.duration or 0) / SECOND, (self.last or 0) / SECOND
         # in other containers than MP4 a stream may have the duration of the whole file, whose sound goes on
         alone = len(self.container.streams) == 1 or "mp4" in self.container.format.name
-        short = alone and duration and last + 2 * self.interval + 1 < duration
+        short = alone and duration and last + 2 * self.interval / SECOND + 1 < duration
         if not (self.error or self.damaged or short):
             return []
-        known = f" of {float(duration):.2f} s" if duration else ""
-        where = f"the last frame is at {float(last):.2f} s{known}"
+        known = f" of {duration:.2f} s" if duration else ""
+        where = f"the last frame is at {last:.2f} s{known}"
         packets = f"; {self.damaged} packets could not be decoded" if self.damaged else ""
         return [f"the video is cut off or damaged: {where}{packets}{f' ({self.error})' if self.error else ''}"]
 
@@ -77,17 +77,20 @@ class Decoder:
         for number, frame in enumerate(frames):
             if number < len(self.stamps):
                 frame.pts = self.stamps[number]
-            yield self._timed_one(frame, number)._replace(picture=partial(as_shown, frame, aspect))
+            yield Timed(*self._times(frame, number), partial(as_shown, frame, aspect))
 
-    def _timed_one(self, frame, number: int) -> Timed:
-        """The time of a frame or packet, the `number`-th."""
-        base = frame.time_base or self.time_base
+    def _times(self, frame, number: int) -> tuple[int, int]:
+        """Time and duration of a frame or packet, the `number`-th, in nanoseconds."""
         stamp = frame.pts if frame.pts is not None else frame.dts
         if stamp is None:
-            return Timed(number * self.interval, self.interval, None)
+            return number * self.interval, self.interval
+        time = self._nanoseconds(stamp)
         if self.start is None:
-            self.start = stamp * base
-        return Timed(stamp * base - self.start, (frame.duration or 0) * base, None)
+            self.start = time
+        return time - self.start, self._nanoseconds(frame.duration or 0)
+
+    def _nanoseconds(self, ticks: int) -> int:
+        return (ticks * self.ticks[0] + self.ticks[1] // 2) // self.ticks[1]
 
 
 def stamps_in_order(container: av.container.InputContainer, stream: av.VideoStream) -> list[int]:

@@ -6,7 +6,7 @@ from fractions import Fraction
 
 from kvlib.video.decoding import Decoder
 from kvlib.video.opening import opened
-from kvlib.video.sampling import Timed
+from kvlib.video.sampling import SECOND, Timed
 
 FIRST_WAIT_S, LONGEST_WAIT_S = 0.25, 8.0  # between two attempts to connect again; each wait is twice the last
 GIVE_UP_S = 60.0  # without a frame
@@ -22,7 +22,7 @@ class LiveFrames:
 
     def __init__(self, source: str):
         self.source = source
-        self._last: Fraction | None = None
+        self._last: int | None = None
         self._arrived = self._wait = 0.0
 
     def __iter__(self) -> Iterator[Timed]:
@@ -47,10 +47,10 @@ class LiveFrames:
         for frame in decoder:
             now = time.monotonic()
             if shift is None:
-                gap = 0 if self._last is None else Fraction(now - self._arrived)
+                gap = 0 if self._last is None else round((now - self._arrived) * SECOND)
                 shift = (self._last or 0) + gap - frame.time
             self._last, self._arrived, self._wait = frame.time + shift, now, FIRST_WAIT_S
-            yield frame._replace(time=self._last)
+            yield Timed(self._last, frame.duration, frame.picture)
 
     def _pause(self, reason) -> None:
         """Wait before the next attempt, or give up."""
