@@ -216,10 +216,10 @@ def check_inputs(settings: Parameters) -> None:
     video = paths.video_path(settings.VIDEO_PATH)
     frames = settings.CHUNK_FRAMES if isinstance(settings.CHUNK_FRAMES, int) else max(settings.CHUNK_FRAMES)
     source = VideoSource(video, frames, getattr(settings, "SAMPLE_FPS", SINK_FPS))
-    subtitles = Path(video).with_suffix(".srt")
+    first_frames(source)
     if not hasattr(settings, "ASK_INTERVAL"):
-        first_frames(source)
         return
+    subtitles = Path(video).with_suffix(".srt")
     if subtitles.is_file():
         read_srt(subtitles)
     if subtitles.is_file() or isinstance(settings, PeriodicAsk):  # without subtitles 05 asks nothing about the video
