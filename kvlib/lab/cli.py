@@ -75,10 +75,13 @@ def workbook(
 
     Exit status: 0; 1 when a notebook did not finish, left no report or has a criterion that failed; 2 for a wrong argument.
     """
-    from kvlib.lab.workbook import choose, run_workbook
+    from kvlib.lab.sweep.notebook import check_values, parameter_defaults
+    from kvlib.lab.workbook import NOTEBOOK_DIR, choose, run_workbook
 
     try:
         names, values = choose(notebooks or [], [tuple(pair.split("=", 1)) for pair in parameters or []])
+        for path in (NOTEBOOK_DIR / f"{name}.ipynb" for name in names):
+            check_values(path, {"": {name: value for name, value in values.items() if name in parameter_defaults(path)}})
     except ValueError as error:
         raise typer.BadParameter(str(error)) from error
     raise typer.Exit(run_workbook(names, values))
@@ -213,15 +216,27 @@ def doctor(
     model: Annotated[
         str | None, typer.Option(metavar="PATH", help="Folder of a Qwen2.5-VL: would it load, and what fits beside it?")
     ] = None,
+    video: Annotated[
+        str | None, typer.Option(metavar="PATH", help="A video: how fast would the model process it, at which resolution?")
+    ] = None,
 ) -> None:
     """Show in a few seconds what this machine can do; no weights are loaded.
 
     Versions, GPU and memory, which attention kernels and CUDA graphs are used, and what is needed for video, the browser test
     and Chinese figures. With --model also whether the checkpoint would load, how many tokens a chunk takes, how many tokens
-    fit into the memory that is free now, and the command to go on with.
+    fit into the memory that is free now, and the command to go on with. With --video a second table says for the video's own
+    size and for smaller ones how many tokens a chunk takes, how long it is expected to take, and whether that keeps up with
+    real time; without --model for the embedded reader.
 
-    Exit status: 0; 1 when the model given would not load.
+    Exit status: 0; 1 when the model given would not load; 2 for a video that cannot be read.
     """
-    from kvlib.lab.doctor import print_table
+    from kvlib.lab.doctor import print_forecasts, print_table
+    from kvlib.lab.report import paths
 
-    raise typer.Exit(0 if print_table(model) else 1)
+    good = print_table(model)
+    if video is not None and (good or model is None):
+        try:
+            print_forecasts(paths.model_path(model or ""), paths.video_path(video))
+        except (OSError, ValueError) as error:
+            raise typer.BadParameter(str(error)) from error
+    raise typer.Exit(0 if good else 1)

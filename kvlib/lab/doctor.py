@@ -19,14 +19,24 @@ from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
 from kvlib.checkpoint import check_weights, load_config
 from kvlib.lab.figures.fonts import chinese_font
 from kvlib.lab.report.report import device_name
+from kvlib.lab.study.budgets import choose_budget
 from kvlib.lab.study.runs import default_device
+from kvlib.lab.video.calibration import (
+    GIB,
+    MIB,
+    bytes_per_token,
+    chunk_tokens,
+    first_frames,
+    forecast,
+    number_bytes,
+    resolutions,
+)
+from kvlib.lab.video.source import VideoSource
 from kvlib.model import load_processor
 from kvlib.ops.attention import HOPPER, has_flash
 from kvlib.ops.fused import compiles
-from kvlib.stream import VideoStreamingInference
 
-GIB = 2**30  # bytes
-CHUNK = (4, 1080, 1920, 3)  # frames, height, width, channels of the chunk that is counted
+CHUNK = (4, 1080, 1920)  # frames, height, width of the chunk that is counted
 SHARE = 0.75  # of the tokens that fit: the rest is for what the vision tower and the language model need while they run
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 DECODERS = ("h264", "hevc", "vp9", "av1")
@@ -139,16 +149,14 @@ def model_rows(folder: Path, device: torch.device) -> tuple[list[Row], str]:
     """
     try:
         config, processor = load_config(folder), load_processor(folder)
-        with torch.device("meta"):  # shapes only
-            model = Qwen2_5_VLForConditionalGeneration(config)
+        parameters = count_parameters(config)
     except Exception as error:  # whatever a damaged file makes transformers raise
         return [Row("checkpoint", "would not load", f"{type(error).__name__}: {error}", False)], ""
-    parameters = sum(parameter.numel() for parameter in model.parameters())
-    number = 2 if device.type == "cuda" else 4  # bytes, of bf16 or fp32
+    number = number_bytes(device)
     problem = weights_problem(folder, config)
-    tokens = VideoStreamingInference(model, processor, "cpu").count_tokens(torch.empty(CHUNK, dtype=torch.uint8))
+    _, tokens, _ = chunk_tokens(processor, CHUNK)
     room = free_bytes(device) - parameters * number
-    fit = max(room, 0) // bytes_per_token(config, number)
+    fit = tokens_beside_weights(config, device)
     found = f"{parameters / 1e9:.2f} billion parameters, {parameters * number / GIB:.1f} GiB"
     in_bf16, in_fp32 = (f"{bytes_per_token(config, size):,} bytes in {name}" for size, name in ((2, "bf16"), (4, "fp32")))
     rows = [
@@ -161,16 +169,23 @@ def model_rows(folder: Path, device: torch.device) -> tuple[list[Row], str]:
     return rows, command(folder, int(fit * SHARE)) if not problem and fit * SHARE > tokens else ""
 
 
+def count_parameters(config: Qwen2_5_VLConfig) -> int:
+    """Parameters of a model of these shapes; no weights are made."""
+    with torch.device("meta"):
+        model = Qwen2_5_VLForConditionalGeneration(config)
+    return sum(parameter.numel() for parameter in model.parameters())
+
+
+def tokens_beside_weights(config: Qwen2_5_VLConfig, device: torch.device) -> int:
+    """Tokens whose keys and values fit into the memory that the weights leave."""
+    number = number_bytes(device)
+    room = free_bytes(device) - count_parameters(config) * number
+    return max(room, 0) // bytes_per_token(config, number)
+
+
 def free_bytes(device: torch.device) -> int:
     """Memory for weights and cache: what is free on the GPU, or half the RAM of a machine without one."""
     return torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else psutil.virtual_memory().total // 2
-
-
-def bytes_per_token(config: Qwen2_5_VLConfig, number: int) -> int:
-    """Bytes of a token's keys and values in all layers, at `number` bytes each."""
-    text = config.text_config
-    head = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
-    return text.num_hidden_layers * 2 * text.num_key_value_heads * head * number
 
 
 def weights_problem(folder: Path, config: Qwen2_5_VLConfig) -> str:
@@ -180,6 +195,28 @@ def weights_problem(folder: Path, config: Qwen2_5_VLConfig) -> str:
     except (FileNotFoundError, ValueError) as error:
         return str(error)
     return ""
+
+
+def print_forecasts(model: str, video: Path) -> None:
+    """Print what the chunks of `video` would cost with the checkpoint `model`, for its own size and for smaller ones.
+
+    The chunks are those of `kvlib ask`. Raises what `VideoChunks`, `load_config` and `load_processor` raise.
+    """
+    device, config, processor = default_device(), load_config(model), load_processor(model)
+    (frames, height, width), fps = first_frames(VideoSource(video))
+    budget = max(1, min(choose_budget(0, model, device)[0], tokens_beside_weights(config, device)))
+    table = Table("frames", "tokens a chunk", "seconds a second of video", "memory a chunk", "chunks in the cache", "keeps up")
+    for size in resolutions(height, width):
+        made = forecast(config, processor, (frames, *size), fps, budget, device)
+        token_bytes = made.token_bytes
+        cells = f"{size[1]}x{size[0]}", f"{made.tokens:,}", f"{made.load:.2g}", f"{made.chunk_bytes / MIB:.3g} MiB"
+        table.add_row(*cells, f"{made.chunks_in_budget:,}", "yes" if made.keeps_up else "no")
+    given = (
+        f"{video.name} with {model}: chunks of {frames} frames at {fps:g} frames per second, a full cache of {budget:,} tokens"
+    )
+    console = Console()
+    console.print(Text(f"{given} ({budget * token_bytes / GIB:.3g} GiB). Decoding is not counted."))
+    console.print(table)
 
 
 def command(folder: Path, tokens: int) -> str:

@@ -62,6 +62,21 @@ def test_a_sweep_gets_its_options_and_gives_its_exit_status(kvlib, monkeypatch, 
     assert (sweep.scheduler, sweep.slurm) == ("tcp://host:8786", None)
 
 
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["02_oom_free", "-p", "SAMPLE_FPS", "-1"], "SAMPLE_FPS=-1: give a positive number of frames per second"),
+        (["02_oom_free", "-p", "VIDEO_PATH", "nowhere.mp4"], "no video at "),
+        (["05_policy_comparison", "-p", "ASK_INTERVAL", "9999"], "ASK_INTERVAL=9999: "),
+        (["01_sink_detection", "-p", "MODEL_PATH", "/nowhere"], "no model directory at /nowhere"),
+    ],
+)
+def test_parameters_and_inputs_are_checked_before_a_notebook_runs(kvlib, monkeypatch, arguments, message):
+    monkeypatch.setattr("kvlib.lab.workbook.run_workbook", None)  # must not be called
+    status, shown = kvlib("workbook", *arguments)
+    assert status == 2 and message in shown and "Traceback" not in shown
+
+
 def test_a_sweep_without_workers_has_failed(kvlib, tmp_path, monkeypatch):
     monkeypatch.setattr("kvlib.lab.sweep.workers.Client", lambda address: (_ for _ in ()).throw(OSError("refused")))
     grid, out = ["-g", "CHUNK_FRAMES=2"], ["--out", str(tmp_path)]

@@ -1,13 +1,16 @@
 """What `kvlib doctor` says of this machine and of a checkpoint, against numbers worked out by hand."""
 
 import json
+import re
 import shutil
 
+import numpy as np
 import pytest
 import torch
 
 from kvlib.lab import doctor
 from kvlib.lab.report.paths import READER
+from kvlib.lab.study.clips import write_video
 
 CPU = torch.device("cpu")
 SHAPES_3B = dict(
@@ -150,6 +153,21 @@ def test_the_table_names_everything_and_the_exit_status_is_of_the_model(kvlib, c
     cut(checkpoint)
     status, shown = kvlib("doctor", "--model", str(checkpoint))
     assert status == 1 and "would not load" in shown
+
+
+def test_a_video_is_forecast_at_its_own_size_and_smaller_ones(kvlib, tmp_path):
+    write_video(tmp_path / "hd.mp4", [np.zeros((720, 960, 3), np.uint8)] * 2, fps=2.0)
+    status, shown = kvlib("doctor", "--video", str(tmp_path / "hd.mp4"))
+    assert status == 0 and "chunks of 2 frames at 2 frames per second, a full cache of 800 tokens" in shown
+    for size in ("960x720", "640x480", "480x360"):
+        # the reader's limit of 41,325 pixels: 168 x 224, so 6 x 8 merged patches, and 7 tokens of the turn
+        assert re.search(rf"{size} ┃? ?55 [0-9.e-]+ 0.269 MiB 14 (yes|no)", shown), shown
+    assert shown.count("MiB") == 3, "no size above the video's own"
+
+
+def test_a_video_that_cannot_be_read_is_a_wrong_argument(kvlib):
+    status, shown = kvlib("doctor", "--video", "nowhere.mp4")
+    assert status == 2 and "no video at" in shown
 
 
 def test_kernels_on_a_cpu_are_the_plain_ones():

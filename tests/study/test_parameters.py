@@ -1,13 +1,14 @@
 """The notebooks' parameters: what is converted, what is refused in which words, and that every notebook checks its own."""
 
 import ast
+import shutil
 from pathlib import Path
 
 import nbformat
 import pytest
 
 from kvlib.lab.report import paths
-from kvlib.lab.study.parameters import NOTEBOOKS, check_parameters
+from kvlib.lab.study.parameters import NOTEBOOKS, check_inputs, check_parameters
 
 SINKS = dict(
     MODEL_PATH="data/reader", VIDEO_PATH="a.mp4", MAX_CACHE_TOKENS=500, POSITION_MODE="remap", CHUNK_FRAMES=[2, 4],
@@ -15,11 +16,11 @@ SINKS = dict(
 )  # fmt: skip
 OOM = dict(
     MODEL_PATH="", VIDEO_PATH="", MAX_CACHE_TOKENS=0, CHUNK_FRAMES=2, SAMPLE_FPS=2.0, POSITION_MODE="keep",
-    MEMORY_LIMIT_MB=0.0, BUDGETS=[], QUESTION="What?", MAX_NEW_TOKENS=60, SEED=0, OUTPUT_DIR="",
+    MEMORY_LIMIT_MB=0.0, HEIGHT=0, QUESTION="What?", MAX_NEW_TOKENS=60, SEED=0, OUTPUT_DIR="",
 )  # fmt: skip
 POLICIES = dict(
     MODEL_PATH="", VIDEO_PATH="", MAX_CACHE_TOKENS=1000, OTHER_BUDGETS=[250], POSITION_MODE="remap", LEAST_CHUNKS=8,
-    MOST_CHUNKS=9, AGES=[1], STREAMS=3, CHUNK_FRAMES=2, SAMPLE_FPS=2, ASK_INTERVAL=20, SEED=0, OUTPUT_DIR="",
+    MOST_CHUNKS=9, AGES=[1], STREAMS=3, CHUNK_FRAMES=2, SAMPLE_FPS=2, HEIGHT=0, ASK_INTERVAL=20, SEED=0, OUTPUT_DIR="",
 )  # fmt: skip
 VALID = {"01_sink_detection": SINKS, "02_oom_free": OOM, "05_policy_comparison": POLICIES}
 
@@ -37,7 +38,8 @@ VALID = {"01_sink_detection": SINKS, "02_oom_free": OOM, "05_policy_comparison":
         ("01_sink_detection", "CHUNK_FRAMES", (2, 4.0), [2, 4]),
         ("02_oom_free", "SAMPLE_FPS", 1, 1.0),
         ("02_oom_free", "QUESTION", 42, "42"),
-        ("02_oom_free", "BUDGETS", (200, 250, 300), [200, 250, 300]),
+        ("01_sink_detection", "HEIGHTS", 0, [0]),
+        ("02_oom_free", "HEIGHT", 480.0, 480),
         ("05_policy_comparison", "OTHER_BUDGETS", [], []),
         ("05_policy_comparison", "OTHER_BUDGETS", 250, [250]),
     ],
@@ -56,15 +58,15 @@ WHOLE = "give a whole number of at least"
         ("01_sink_detection", "CHUNKS", 2.5, f"{WHOLE} 2"),
         ("01_sink_detection", "CHUNKS", "1e3", f"{WHOLE} 2"),
         ("01_sink_detection", "SEED", True, f"{WHOLE} 0"),
-        ("01_sink_detection", "HEIGHTS", [True], "give a list of different whole numbers of at least 1"),
+        ("01_sink_detection", "HEIGHTS", [True], "give a list of different whole numbers of at least 0"),
         ("02_oom_free", "SAMPLE_FPS", True, "give a positive number of frames per second"),
         ("01_sink_detection", "CHUNKS", 1, f"{WHOLE} 2"),
         ("01_sink_detection", "CHUNKS", float("inf"), f"{WHOLE} 2"),
         ("01_sink_detection", "MAX_CACHE_TOKENS", 0, f"{WHOLE} 1"),
         ("01_sink_detection", "SEED", -1, f"{WHOLE} 0"),
-        ("01_sink_detection", "HEIGHTS", [], "give a list of different whole numbers of at least 1"),
-        ("01_sink_detection", "HEIGHTS", [280, 280], "give a list of different whole numbers of at least 1"),
-        ("01_sink_detection", "HEIGHTS", [280, "tall"], "give a list of different whole numbers of at least 1"),
+        ("01_sink_detection", "HEIGHTS", [], "give a list of different whole numbers of at least 0"),
+        ("01_sink_detection", "HEIGHTS", [280, 280], "give a list of different whole numbers of at least 0"),
+        ("01_sink_detection", "HEIGHTS", [280, "tall"], "give a list of different whole numbers of at least 0"),
         ("01_sink_detection", "OUTPUT_DIR", None, "give a text"),
         ("01_sink_detection", "OUTPUT_DIR", ["a"], "give a text"),
         ("01_sink_detection", "POSITION_MODE", "Remap", "give one of 'keep', 'remap', 'compact', 'unrotated'"),
@@ -72,8 +74,8 @@ WHOLE = "give a whole number of at least"
         ("02_oom_free", "SAMPLE_FPS", float("nan"), "give a positive number of frames per second"),
         ("02_oom_free", "SAMPLE_FPS", float("inf"), "give a positive number of frames per second"),
         ("02_oom_free", "MEMORY_LIMIT_MB", -1, "give a number of MiB of at least 0"),
-        ("02_oom_free", "BUDGETS", [200, 300], "give three rising whole numbers of at least 1"),
-        ("02_oom_free", "BUDGETS", [300, 250, 200], "give three rising whole numbers of at least 1"),
+        ("02_oom_free", "HEIGHT", -1, f"{WHOLE} 0"),
+        ("05_policy_comparison", "HEIGHT", 1.5, f"{WHOLE} 0"),
         ("02_oom_free", "QUESTION", " \n", "give a text that is not blank"),
         ("05_policy_comparison", "AGES", list(range(1, 10)), "give a list of 1 to 8 different whole numbers of at least 1"),
         ("05_policy_comparison", "AGES", 0, "give a list of 1 to 8 different whole numbers of at least 1"),
@@ -100,6 +102,37 @@ def test_unknown_and_missing_parameters_and_several_mistakes_are_named_together(
         check_parameters("01_sink_detection", **less)
     with pytest.raises(ValueError, match="notebook='06_new' has no parameters: choose one of 01_sink_detection"):
         check_parameters("06_new")
+
+
+INPUTS = dict(MODEL_PATH="", VIDEO_PATH="data/clips/short.mp4", SEED=0, OUTPUT_DIR="")
+
+
+def asking(**changes) -> dict:
+    """Parameters of 05 with the short clip: 12 chunks of 2 frames."""
+    return POLICIES | INPUTS | dict(ASK_INTERVAL=12) | changes
+
+
+def test_inputs_that_are_there_are_accepted(monkeypatch):
+    monkeypatch.setattr("kvlib.model.Qwen2_5_VLForConditionalGeneration.from_pretrained", None)  # no weights are read
+    for notebook, values in (("01_sink_detection", SINKS | INPUTS), ("02_oom_free", OOM | INPUTS)):
+        check_inputs(check_parameters(notebook, **values))
+    check_inputs(check_parameters("05_policy_comparison", **asking()))
+
+
+def test_inputs_that_cannot_be_used_are_named(tmp_path):
+    def refused(kind, match: str, **changes):
+        with pytest.raises(kind, match=match):
+            check_inputs(check_parameters("05_policy_comparison", **asking(**changes)))
+
+    refused(ValueError, r"ASK_INTERVAL=13: .*only 12 chunks", ASK_INTERVAL=13)
+    refused(FileNotFoundError, "no model directory at", MODEL_PATH=str(tmp_path / "nowhere"))
+    refused(FileNotFoundError, "no video at", VIDEO_PATH=str(tmp_path / "nowhere.mp4"))
+    (tmp_path / "text.mp4").write_text("no video")
+    refused(ValueError, r"text\.mp4", VIDEO_PATH=str(tmp_path / "text.mp4"))
+    shutil.copy(paths.DATA / "clips/short.mp4", tmp_path / "own.mp4")
+    check_inputs(check_parameters("05_policy_comparison", **asking(VIDEO_PATH=str(tmp_path / "own.mp4"), ASK_INTERVAL=99)))
+    (tmp_path / "own.srt").write_text("1\n00:00:00,000 --> no time\nA\n")
+    refused(ValueError, r"own\.srt", VIDEO_PATH=str(tmp_path / "own.mp4"))
 
 
 def test_a_report_gets_the_parameters_that_were_used():

@@ -1,11 +1,16 @@
 """Runs of one engine over real H.264 files, on a tiny random model: what their tables say."""
 
+import shutil
+
+import numpy as np
 import pytest
 import torch
 
-from kvlib import EvictionConfig, VideoStreamingInference
+from kvlib import EvictionConfig, VideoStreamingInference, load_processor, prompts
 from kvlib.lab.report import paths
 from kvlib.lab.study import runs
+from kvlib.lab.study.clips import write_video
+from kvlib.lab.video.calibration import chunk_tokens, first_frames
 from kvlib.lab.video.source import VideoSource
 
 CLIP = paths.DATA / "clips" / "short.mp4"  # 12 s: 12 chunks of 2 frames at 2 per second
@@ -18,7 +23,7 @@ def test_sinks_are_real_cache_lengths_at_full_size(model, processor):
         "the heights below must need more than the limit for this test to say anything"
     )
     increments, sinks = runs.detect_sinks(
-        model, processor, CLIP, [2, 4], [280, 336], chunks=3, budget=5000, position_mode="remap"
+        model, processor, CLIP, [2, 4], [280, 224], chunks=3, budget=5000, position_mode="remap"
     )
     assert dict(processor.image_processor.size) == limits
     assert len(sinks) == 4
@@ -30,6 +35,46 @@ def test_sinks_are_real_cache_lengths_at_full_size(model, processor):
         vision = row.chunk_frames // 2 * (row.height // 28) * (2 * row.height // 28)  # the clip is twice as wide as high
         assert row.mean_real == row.mean_recorded == vision + 10  # "user\n" is five bytes
         assert row.sink_tokens == vision + 10 + system > 128
+
+
+def test_the_video_s_own_height_comes_first_and_none_is_larger_or_done_twice(model, processor):
+    _, sinks = runs.detect_sinks(model, processor, CLIP, [2], [0, 720, 280, 224], 1, 5000, "remap")
+    assert sinks["height"].tolist() == [280, 224], "the clip has 280 rows"
+    assert sinks["configuration"].tolist() == ["2 frames, 280 px", "2 frames, 224 px"]
+
+
+@pytest.mark.parametrize(("system_turn", "sink"), [(11, 5400), (49, 5438)])
+def test_the_sink_at_1080p_is_that_of_the_original_machine(tmp_path, monkeypatch, system_turn, sink):
+    """Two grids of 39 x 69 merged patches, 7 tokens of the user turn, and the system turn: 11 tokens with Qwen's default
+    prompt, 49 on the original machine."""
+    words = "You are a helpful assistant." + "." * (system_turn - 11)
+    monkeypatch.setattr(prompts, "SYSTEM_PROMPT", words)
+    write_video(tmp_path / "hd.mp4", [np.zeros((1080, 1920, 3), np.uint8)] * 4, fps=2.0)
+    published = load_processor(paths.READER)
+    published.image_processor.size = {"shortest_edge": 56 * 56, "longest_edge": 28 * 28 * 16384}
+    size, _ = first_frames(VideoSource(tmp_path / "hd.mp4", 4, 2.0))
+    assert size == (4, 1080, 1920)
+    _, later, first = chunk_tokens(published, size)
+    assert (later, first) == (2 * 39 * 69 + 7, sink) == (5389, sink)
+    unlimited = runs.without_pixel_limit(published)
+    assert chunk_tokens(unlimited, size) == chunk_tokens(published, size), "the published pixel limit does not interfere"
+
+
+def test_a_video_of_one_frame_is_one_short_chunk(model, processor, tmp_path):
+    write_video(tmp_path / "one.mp4", [np.zeros((280, 560, 3), np.uint8)], fps=2.0)
+    increments, sinks = runs.detect_sinks(model, processor, tmp_path / "one.mp4", [4], [0], 5, 5000, "remap")
+    assert len(increments) == 1 and sinks["mean_real"].tolist() == sinks["mean_recorded"].tolist() == [0.0]
+    engine = VideoStreamingInference(model, processor, "cpu", EvictionConfig(160, position_mode="remap"))
+    rows = runs.stream_video(engine, VideoSource(tmp_path / "one.mp4", 4), "run")
+    assert len(rows) == 1 and rows["cache_tokens"].tolist() == [98]
+
+
+def test_the_small_files_of_a_checkpoint_are_read_before_the_weights(tmp_path, monkeypatch):
+    folder = shutil.copytree(paths.READER, tmp_path / "reader")
+    (folder / "preprocessor_config.json").unlink()
+    monkeypatch.setattr(runs.StreamQwenModel, "from_pretrained", None)  # must not be called
+    with pytest.raises(FileNotFoundError, match=r"no preprocessor_config\.json"):
+        runs.load(str(folder), torch.device("cpu"))
 
 
 def test_a_stream_without_eviction_ends_at_the_limit_and_with_it_runs_through(model, processor):

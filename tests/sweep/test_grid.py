@@ -40,6 +40,15 @@ def test_a_missing_notebook_is_named():
         read_sweep("absent.ipynb", ["A=1"])
 
 
+def test_a_value_that_a_run_would_refuse_is_named_with_the_run_before_any_starts():
+    notebook = "notebooks/02_oom_free.ipynb"
+    with pytest.raises(ValueError, match=r"^run CHUNK_FRAMES=0: 02_oom_free: CHUNK_FRAMES=0: give a whole number"):
+        read_sweep(notebook, ["CHUNK_FRAMES=2,0"])
+    with pytest.raises(ValueError, match=r"^run VIDEO_PATH=nowhere\.mp4: no video at "):
+        read_sweep(notebook, ["VIDEO_PATH=data/clips/short.mp4,nowhere.mp4"])
+    assert read_sweep(notebook, ["CHUNK_FRAMES=2,4"]).grid == {"CHUNK_FRAMES": [2, 4]}
+
+
 def test_workers_come_from_one_place():
     with pytest.raises(ValueError, match="give one of them"):
         read_sweep("absent.ipynb", ["A=1"], scheduler="tcp://host:8786", slurm="slurm.yml")

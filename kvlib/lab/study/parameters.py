@@ -4,12 +4,19 @@ papermill and the command line turn text into Python literals, so a value may ar
 the folder name 20261125 as a number, or a single number for a list.
 """
 
+from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
+from kvlib.checkpoint import check_checkpoint
 from kvlib.evictor import POSITION_MODES
+from kvlib.lab.report import paths
+from kvlib.lab.study.runs import SINK_FPS
+from kvlib.lab.study.scoring import read_srt
 from kvlib.lab.study.synthetic import COLORS
+from kvlib.lab.video.calibration import first_frames
+from kvlib.lab.video.source import VideoSource
 
 
 def _no_bool(value):
@@ -30,12 +37,6 @@ def _distinct(values: list) -> list:
     if len(set(values)) < len(values):
         raise ValueError("a value is repeated")
     return values
-
-
-def _rising(budgets: list) -> list:
-    if budgets and (len(budgets) != 3 or budgets != sorted(budgets)):
-        raise ValueError("not three rising numbers")
-    return budgets
 
 
 def _whole(least: int) -> object:
@@ -62,6 +63,12 @@ Counts = Annotated[
     AfterValidator(_distinct),
     Field(min_length=1, description="a list of different whole numbers of at least 1"),
 ]
+Heights = Annotated[
+    list[NaturalNumber],
+    BeforeValidator(_as_list),
+    AfterValidator(_distinct),
+    Field(min_length=1, description="a list of different whole numbers of at least 0 (0 = the video's own height)"),
+]
 MoreCounts = Annotated[
     list[Count],
     BeforeValidator(_as_list),
@@ -77,12 +84,6 @@ Ages = Annotated[
         max_length=len(COLORS),
         description=f"a list of 1 to {len(COLORS)} different whole numbers of at least 1 (each card has a colour of its own)",
     ),
-]
-Budgets = Annotated[
-    list[Count],
-    BeforeValidator(_as_list),
-    AfterValidator(_rising),
-    Field(description="three rising whole numbers of at least 1 (lowest, first and highest to try), or [] for the default"),
 ]
 PositionMode = Annotated[Literal[POSITION_MODES], Field(description=f"one of {', '.join(map(repr, POSITION_MODES))}")]
 
@@ -108,7 +109,7 @@ class SinkDetection(Parameters):
     MAX_CACHE_TOKENS: Count
     POSITION_MODE: PositionMode
     CHUNK_FRAMES: Counts
-    HEIGHTS: Counts
+    HEIGHTS: Heights
     CHUNKS: AtLeastTwo
 
 
@@ -119,9 +120,9 @@ class OomFree(Parameters):
     MAX_CACHE_TOKENS: NaturalNumber
     CHUNK_FRAMES: Count
     SAMPLE_FPS: Rate
+    HEIGHT: NaturalNumber
     POSITION_MODE: PositionMode
     MEMORY_LIMIT_MB: Megabytes
-    BUDGETS: Budgets
     QUESTION: Question
     MAX_NEW_TOKENS: Count
 
@@ -163,6 +164,7 @@ class PolicyComparison(Parameters):
     VIDEO_PATH: Text
     CHUNK_FRAMES: Count
     SAMPLE_FPS: Rate
+    HEIGHT: NaturalNumber
     ASK_INTERVAL: Count
 
     @model_validator(mode="after")
@@ -200,6 +202,28 @@ def check_parameters(notebook: str, **values) -> Parameters:
     except ValidationError as error:
         problems = dict.fromkeys(_message(notebook, values, found) for found in error.errors())
         raise ValueError("\n".join(f"{notebook}: {problem}" for problem in problems)) from None
+
+
+def check_inputs(settings: Parameters) -> None:
+    """Open the files that checked parameters name, without reading weights: the checkpoint, the video and its subtitles.
+
+    Raises FileNotFoundError, PermissionError or ValueError for what is missing or cannot be used, and ValueError where no
+    question would be asked, because the video is shorter than ASK_INTERVAL chunks.
+    """
+    check_checkpoint(paths.model_path(settings.MODEL_PATH))
+    if not hasattr(settings, "VIDEO_PATH"):
+        return
+    video = paths.video_path(settings.VIDEO_PATH)
+    frames = settings.CHUNK_FRAMES if isinstance(settings.CHUNK_FRAMES, int) else max(settings.CHUNK_FRAMES)
+    source = VideoSource(video, frames, getattr(settings, "SAMPLE_FPS", SINK_FPS))
+    first_frames(source)
+    if not hasattr(settings, "ASK_INTERVAL"):
+        return
+    subtitles = Path(video).with_suffix(".srt")
+    if subtitles.is_file():
+        read_srt(subtitles)
+    if subtitles.is_file() or isinstance(settings, PeriodicAsk):  # without subtitles 05 asks nothing about the video
+        source.check_interval(settings.ASK_INTERVAL)
 
 
 def _message(notebook: str, values: dict, found: dict) -> str:

@@ -13,7 +13,8 @@ import torch
 from tqdm.auto import tqdm
 
 from kvlib.evictor import EvictionConfig
-from kvlib.lab.video.source import VideoSource
+from kvlib.lab.video.calibration import first_frames
+from kvlib.lab.video.source import VideoSource, height_within
 from kvlib.model import Processor, StreamQwenModel, load_processor
 from kvlib.stream import VideoStreamingInference
 from kvlib.video import VideoChunk
@@ -32,7 +33,8 @@ def load(path, device=None):
     """Model (bf16 on CUDA, fp32 on a CPU, where bf16 is slower) and processor of the checkpoint at `path`."""
     device = device or default_device()
     dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
-    return StreamQwenModel.from_pretrained(path, dtype=dtype).to(device).eval(), load_processor(path)
+    processor = load_processor(path)  # first: what is wrong with its small files is found before the weights are read
+    return StreamQwenModel.from_pretrained(path, dtype=dtype).to(device).eval(), processor
 
 
 def detect_sinks(
@@ -40,13 +42,17 @@ def detect_sinks(
 ):
     """Stream the first `chunks` chunks for every chunk size and frame height (pixels), with a budget too large to evict.
 
+    A height of 0, and one above the video's own, stands for the video's own. Heights that come out the same are done once.
+
     The processor's upper pixel limit is lifted for this run. With the limit every height would be resized to the same few
     tokens. Only lengths are measured, so the model need not be able to read frames of such a size.
 
     Returns two tables: increments [configuration, chunk, new_tokens] and sinks [configuration, chunk_frames, height,
     sink_tokens, first_length, window_tokens, mean_recorded, mean_real, evictions].
     """
-    increments, sinks, unlimited = [], [], _without_pixel_limit(processor)
+    increments, sinks, unlimited = [], [], without_pixel_limit(processor)
+    (_, own, _), _ = first_frames(VideoSource(video, 1, SINK_FPS))
+    heights = dict.fromkeys(height_within(height, own) for height in heights)
     settings = [(count, height) for count in chunk_frames for height in heights]
     for count, height in tqdm(settings, desc="configurations"):
         name = f"{count} frames, {height} px"
@@ -67,7 +73,7 @@ def detect_sinks(
                 first_length=seen[1],
                 window_tokens=evictor.effective_window_size,
                 mean_recorded=evictor._avg_chunk_tokens,
-                mean_real=float(new[1:].mean()),
+                mean_real=float(new[1:].mean()) if len(new) > 1 else 0.0,  # as the recorded mean of no chunks
                 evictions=evictor.total_evictions,
             )
         )
@@ -175,7 +181,7 @@ def _append_within(engine, chunk: VideoChunk, limit_bytes: int | None) -> tuple[
     return info, limit_bytes is not None and info["cache_bytes"] > limit_bytes, True
 
 
-def _without_pixel_limit(processor) -> Processor:
+def without_pixel_limit(processor) -> Processor:
     """The same tokenizer and a copy of the image settings without an upper pixel limit."""
     settings = copy.copy(processor.image_processor)
     settings.size = {"shortest_edge": settings.size["shortest_edge"], "longest_edge": NO_PIXEL_LIMIT}

@@ -14,7 +14,7 @@ from pydantic import AfterValidator, Field, StrictBool, StrictInt, StrictStr, St
 from typing_extensions import TypeAliasType
 
 from kvlib.lab.report import paths
-from kvlib.lab.sweep.notebook import parameter_defaults
+from kvlib.lab.sweep.notebook import check_values, parameter_defaults
 from kvlib.lab.sweep.slurm import SlurmConfig, read_slurm
 
 NAME_LENGTH = 200  # bytes of a folder's name; file systems allow 255
@@ -79,7 +79,8 @@ def read_sweep(
 ) -> Sweep:
     """A sweep as it is given on the command line: `grid` holds texts such as "CHUNK_FRAMES=2,4", `slurm` a file's path.
 
-    Raises FileNotFoundError for a missing notebook and ValueError for everything else that cannot be swept.
+    The parameters and the inputs of every run of a workbook's notebook are checked. Raises FileNotFoundError for a missing
+    notebook and ValueError for everything else that cannot be swept.
     """
     if scheduler and slurm:
         raise ValueError("--scheduler and --slurm: give one of them, the workers come from one place")
@@ -88,7 +89,9 @@ def read_sweep(
         raise FileNotFoundError(f"no notebook at {path}: give the path of an .ipynb file")
     found = read_grid(grid, parameter_defaults(path).keys())
     folder = Path.cwd() / Path(out).expanduser() if out else paths.RESULTS / "sweeps" / path.stem
-    return Sweep(path, found, folder.resolve(), measure, scheduler, read_slurm(slurm) if slurm else None)
+    sweep = Sweep(path, found, folder.resolve(), measure, scheduler, read_slurm(slurm) if slurm else None)
+    check_values(path, {f"run {name}": values for name, values in sweep.runs().items()})
+    return sweep
 
 
 def read_grid(given: Iterable[str], known: Set[str]) -> dict[str, list]:

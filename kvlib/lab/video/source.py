@@ -15,7 +15,7 @@ from kvlib.video import VideoChunk, VideoChunks
 @dataclass(frozen=True)
 class VideoSource:
     """A video and how a run samples it: `chunk_frames` frames a chunk at `sample_fps` frames per second, resized to `height`
-    pixels with the aspect ratio kept; 0 = as they are."""
+    pixels with the aspect ratio kept; 0 = as they are. Frames are never enlarged."""
 
     path: Path
     chunk_frames: int = 2
@@ -26,7 +26,9 @@ class VideoSource:
         """Index and chunk, with a progress bar. Raises what `VideoChunks` raises."""
         opened = VideoChunks(self.path, self.chunk_frames, self.sample_fps)
         for index, chunk in enumerate(tqdm(opened, desc=label, leave=False)):
-            yield index, replace(chunk, frames=resize_to_height(chunk.frames, self.height)) if self.height else chunk
+            own = chunk.frames.shape[1]
+            height = height_within(self.height, own)
+            yield index, chunk if height == own else replace(chunk, frames=resize_to_height(chunk.frames, height))
 
     def __len__(self) -> int:
         """Number of chunks."""
@@ -40,6 +42,11 @@ class VideoSource:
                 f"ASK_INTERVAL={interval}: {self.path} has only {total} chunks of {self.chunk_frames} frames, so no question "
                 f"would be asked; give an interval of at most {total}, or a longer video"
             )
+
+
+def height_within(height: int, own: int) -> int:
+    """The height in pixels that frames of height `own` get: never more than their own; 0 = their own."""
+    return min(height or own, own)
 
 
 def resize_to_height(frames: np.ndarray, height: int) -> np.ndarray:
