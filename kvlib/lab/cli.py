@@ -4,7 +4,7 @@ import os
 import shutil
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 from typer.core import TyperCommand
@@ -205,10 +205,62 @@ def ask(
 
     try:
         path = paths.model_path(model)
-        budget = budget or (READER_BUDGET if Path(path) == paths.READER else MODEL_BUDGET)
-        typer.echo(ask_video(paths.resolve(video), question, path, budget, at))
+        typer.echo(ask_video(paths.resolve(video), question, path, budget or default_budget(path), at))
     except (FileNotFoundError, ValueError) as error:
         raise typer.BadParameter(str(error)) from error
+
+
+@app.command()
+def subtitles(
+    video: Annotated[str, typer.Argument(metavar="VIDEO", help="A video file.")],
+    out: Annotated[Path, typer.Option("-o", metavar="OUT.srt", help="The subtitles. Its folder must be there.")],
+    every: Annotated[int, typer.Option(metavar="CHUNKS", min=1, help="Ask after so many chunks of a second each.")] = 2,
+    language: Annotated[Literal["en", "zh"], typer.Option(help="The language of the question for the text.")] = "en",
+    model: Annotated[
+        str, typer.Option(metavar="PATH", help="Folder of a Qwen2.5-VL; by default QWEN_MODEL_PATH or the embedded reader.")
+    ] = "",
+    budget: Annotated[
+        int | None,
+        typer.Option(metavar="TOKENS", min=1, help=f"Most tokens stored; {READER_BUDGET} for the reader, else {MODEL_BUDGET}."),
+    ] = None,
+) -> None:
+    """Write the text that is read from a video as subtitles.
+
+    The video is streamed as by `kvlib ask`. The model is asked for the text on screen after every few chunks and after the last
+    one. A line that stays is one subtitle; where it is read each time, its start and its end are off by at most half of the
+    time between two questions. OUT.srt is written after every answer; the progress bar goes to standard error.
+
+    The same command goes on after ctrl-C, with the answers kept in OUT.srt.asks.jsonl. It streams the video again from its
+    beginning, without the questions that were answered. With other options, another video or model it starts over. An OUT.srt
+    that this command did not write, or that was changed since, is not overwritten.
+
+    Example:
+
+        kvlib subtitles data/clips/lyrics.mp4 -o lyrics.srt
+
+    Exit status: 0; 2 for a wrong argument, such as a file that is not a video; 130 after ctrl-C.
+    """
+    from kvlib.lab.report import paths
+    from kvlib.lab.transcribe import transcribe
+    from kvlib.prompts import DEFAULT_QUESTION, QUESTION_ZH
+
+    out, question = out.expanduser().absolute(), {"en": DEFAULT_QUESTION, "zh": QUESTION_ZH}[language]
+    try:
+        path = paths.model_path(model)
+        count = transcribe(paths.resolve(video), out, every, question, path, budget or default_budget(path))
+    except (FileNotFoundError, PermissionError, ValueError) as error:
+        raise typer.BadParameter(str(error)) from error
+    except KeyboardInterrupt:
+        typer.echo(f"stopped: {out} has what was read so far; the same command goes on from there", err=True)
+        raise typer.Exit(130) from None
+    typer.echo(f"{out}: {count} subtitles")
+
+
+def default_budget(model_path: str) -> int:
+    """The most tokens stored when none are asked for."""
+    from kvlib.lab.report import paths
+
+    return READER_BUDGET if Path(model_path) == paths.READER else MODEL_BUDGET
 
 
 @app.command()

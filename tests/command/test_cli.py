@@ -14,7 +14,7 @@ from kvlib.lab.report import paths
 from kvlib.lab.study.clips import write_video
 from kvlib.video import VideoChunks
 
-COMMANDS = ("workbook", "sweep", "figures", "ask", "doctor")
+COMMANDS = ("workbook", "sweep", "figures", "ask", "subtitles", "doctor")
 CLIP = paths.DATA / "clips/short.mp4"
 
 
@@ -24,7 +24,8 @@ def test_help_explains_every_option_and_the_exit_status(kvlib, command):
     assert status == 0
     assert f"Usage: root {command}" in shown and "Exit status: 0" in shown
     options = {"workbook": ["-p"], "sweep": ["-g", "--measure", "--out", "--scheduler", "--slurm"], "figures": [],
-               "ask": ["--at", "--model", "--budget"], "doctor": ["--model"]}[command]  # fmt: skip
+               "ask": ["--at", "--model", "--budget"],
+               "subtitles": ["-o", "--every", "--language", "--model", "--budget"], "doctor": ["--model"]}[command]  # fmt: skip
     assert all(option in shown for option in options)
 
 

@@ -8,7 +8,8 @@ from matplotlib.container import ErrorbarContainer
 from statsmodels.stats.proportion import proportion_confint
 
 from kvlib.lab.figures import answer_plots, style
-from kvlib.lab.study.scoring import Subtitle, score_answers, score_lines
+from kvlib.lab.study.scoring import score_answers, score_lines, score_subtitles
+from kvlib.lab.video.subtitles import Subtitle
 
 
 def test_accuracy_panels_lines_and_wilson_bars():
@@ -39,6 +40,23 @@ def test_timeline_shows_each_line_by_what_became_of_it():
     found = [bar for bar in axis.patches if bar.get_facecolor() == plt.matplotlib.colors.to_rgba(style.BLUE)]
     assert [(bar.get_x(), bar.get_width()) for bar in found] == [(0, 4)]
     assert [text.get_text() for text in axis.get_yticklabels()] == ["one", "two", "three"]
+
+
+def test_timeline_shows_when_each_line_was_read():
+    song = [Subtitle(0, 4, "one"), Subtitle(4, 8, "two"), Subtitle(8, 11, "three")]
+    read = [Subtitle(0.5, 3, "one"), Subtitle(3, 5, "noise $x$")]
+    run = pd.DataFrame({"time_s": [1.0, 5.0], "answer": ["one", "noise $x$"]})
+    fig = answer_plots.plot_line_timeline(score_subtitles(song, read, run["time_s"]), score_answers(song, run))
+    expected = {"found (1)", "asked, not found (1)", "never on screen when asked (1)", "read (1)", "read, in no subtitle (1)"}
+    assert expected <= set(legend_texts(fig))
+    (axis,) = fig.axes
+    black = [bar for bar in axis.patches if bar.get_facecolor() == (0, 0, 0, 1)]
+    assert [(bar.get_x(), bar.get_width(), bar.get_y() + bar.get_height() / 2) for bar in black] == [
+        (0.5, 2.5, 0),
+        (3, 2, pytest.approx(3)),
+    ]
+    assert [text.get_text() for text in axis.get_yticklabels()][:3] == ["one", "two", "three"]
+    assert "noise" in axis.get_yticklabels()[3].get_text()
 
 
 def test_ttft_is_in_milliseconds():

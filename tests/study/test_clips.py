@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 
 from kvlib.lab.report import paths
-from kvlib.lab.study import scoring, synthetic
+from kvlib.lab.study import synthetic
 from kvlib.lab.study.clips import read_video, render, write_video
 from kvlib.lab.study.synthetic import Scene
+from kvlib.lab.video.subtitles import read_srt
 
 CLIPS = paths.DATA / "clips"
 
@@ -45,7 +46,7 @@ def test_the_clips_are_what_they_are_said_to_be(name, seconds):
         assert (stream.codec_context.name, stream.pix_fmt) == ("h264", "yuv420p")
         assert stream.average_rate == 24
         assert stream.frames == 24 * seconds
-    subtitles = scoring.read_srt(CLIPS / f"{name}.srt")
+    subtitles = read_srt(CLIPS / f"{name}.srt")
     assert subtitles[0].start_s == 0
     assert subtitles[-1].end_s <= seconds
     assert all(max(map(len, subtitle.text.split("\n"))) <= synthetic.MAX_LINE for subtitle in subtitles)

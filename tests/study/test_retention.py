@@ -12,6 +12,7 @@ from kvlib.lab.study import retention, scoring
 from kvlib.lab.study.clips import encode_and_decode
 from kvlib.lab.study.methods import methods
 from kvlib.lab.study.synthetic import BLANK_ANSWER, COLORS, QUESTIONS, answer
+from kvlib.lab.video.lines import normalise
 from kvlib.lab.video.source import VideoSource
 
 AGES = (1, 3, 6)
@@ -190,5 +191,5 @@ def test_no_true_answer_of_the_study_is_empty_or_says_that_there_is_nothing():
         scenes, colors = retention.draw_history_stream(12, AGES, seed)
         truths = [answer(scenes, "now"), answer(scenes, "title"), *(answer(scenes, "card", c) for c in colors.values())]
         for truth in truths:
-            assert scoring.normalise(truth) and truth != BLANK_ANSWER and not truth.endswith("card seen")
+            assert normalise(truth) and truth != BLANK_ANSWER and not truth.endswith("card seen")
             assert scoring.exact_match(truth, truth) and not scoring.exact_match(BLANK_ANSWER, truth)

@@ -1,24 +1,19 @@
 """Answers are scored against hand-made subtitles whose scores are known by counting."""
 
 import math
-import re
 
 import pandas as pd
 import pytest
 
 from kvlib.lab.study.scoring import (
-    Subtitle,
-    collect_lines,
     exact_match,
-    is_no_text,
-    normalise,
-    read_srt,
     score_answers,
     score_lines,
+    score_subtitles,
     summarise,
-    truth_at,
+    summarise_subtitles,
 )
-from kvlib.prompts import QUESTION_ZH
+from kvlib.lab.video.subtitles import Subtitle
 
 SONG = [
     Subtitle(0, 2, "Row your boat"),
@@ -31,91 +26,6 @@ SONG = [
 
 def asks(*pairs):
     return pd.DataFrame(pairs, columns=["time_s", "answer"])
-
-
-def test_srt_is_read_in_order_without_markup(tmp_path):
-    path = tmp_path / "clip.srt"
-    path.write_text(
-        "\ufeff2\n00:00:05,500 --> 00:00:07,000\n<i>second</i>\nrow\n\n"
-        "1\n00:00:01,000 --> 00:00:02,250\n{\\an8}first\n\n3\n00:01:00,000 --> 00:01:01,000\n<b></b>\n",
-        encoding="utf-8",
-    )
-    assert read_srt(path) == [Subtitle(1.0, 2.25, "first"), Subtitle(5.5, 7.0, "second\nrow")]
-
-
-@pytest.mark.parametrize(
-    ("timing", "start_s", "end_s"),
-    [
-        ("00:00:01,250 --> 00:00:03,500", 1.25, 3.5),
-        ("00:00:01.250 --> 00:00:03.500", 1.25, 3.5),
-        ("00:00:01,250000 --> 00:00:03,500000", 1.25, 3.5),
-        ("0:0:1,5 --> 0:0:3,25", 1.5, 3.25),
-        ("00:00:01 --> 00:00:03", 1, 3),
-        ("00:01,000 --> 01:03,000", 1, 63),
-        ("100:00:01,000 --> 100:00:03,000", 360001, 360003),
-        ("00:00:01,000 --> 00:00:03,000 X1:100 X2:200", 1, 3),
-    ],
-)
-def test_times_are_read_with_or_without_hours_and_with_any_number_of_decimals(tmp_path, timing, start_s, end_s):
-    path = tmp_path / "clip.srt"
-    path.write_text(f"1\n{timing}\ntext\n\n2\n200:00:00,000 --> 200:00:01,000\nlast\n")
-    assert read_srt(path)[0] == Subtitle(start_s, end_s, "text")
-
-
-@pytest.mark.parametrize(
-    ("written", "shown"),
-    [
-        ('{\\an8}<font color="#ff0"><i>Hello</i></font>', "Hello"),
-        ("<B>Hello</B> <c.yellow>you</c>", "Hello you"),
-        ("I <3 you, 1 < 2 > 0", "I <3 you, 1 < 2 > 0"),
-        ("x <y and z> w", "x <y and z> w"),
-    ],
-)
-def test_markup_is_removed_and_other_brackets_stay(tmp_path, written, shown):
-    path = tmp_path / "clip.srt"
-    path.write_text(f"1\n00:00:01,000 --> 00:00:03,000\n{written}\n")
-    assert read_srt(path)[0].text == shown
-
-
-def test_bad_srt_files_are_named(tmp_path):
-    with pytest.raises(FileNotFoundError, match=r"gone\.srt.*beside it"):
-        read_srt(tmp_path / "gone.srt")
-    for name, content in {"noise": b"no subtitles here", "latin": b"1\n\xff\xfe"}.items():
-        (tmp_path / name).write_bytes(content)
-        with pytest.raises(ValueError, match=f"{name}.*not a valid .srt"):
-            read_srt(tmp_path / name)
-    (tmp_path / "empty.srt").touch()
-    with pytest.raises(ValueError, match="empty.srt holds no subtitle"):
-        read_srt(tmp_path / "empty.srt")
-
-
-def test_truth_starts_with_the_subtitle_and_ends_before_its_end():
-    assert truth_at(SONG, 0) == "Row your boat"
-    assert truth_at(SONG, 1.999) == "Row your boat"
-    assert truth_at(SONG, 2) == "Gently down\nthe stream"
-    assert truth_at(SONG, 4) == "" == truth_at(SONG, 99)
-    assert truth_at([Subtitle(0, 2, "a"), Subtitle(1, 3, "b")], 1.5) == "a\nb"
-
-
-def test_normalise_keeps_case_and_punctuation():
-    assert normalise("  Row\n your\tboat! ") == "Row your boat!"
-    assert normalise("\uff32ow\u3000\ufb01t") == "Row fit"
-
-
-@pytest.mark.parametrize(
-    "answer", ["", " \n", "No text visible", "no text visible.", '"No text"', "There is no text visible on the screen.",
-               "屏幕上没有文字。", "无文字", "没有可见的文字",
-               "“没有可见文字”", "没有可见文字！", "当前屏幕上没有可见文字。", "画面中没有字幕"],
-)  # fmt: skip
-def test_no_text_is_recognised(answer):
-    assert is_no_text(answer)
-
-
-@pytest.mark.parametrize(
-    "answer", ["No text message tonight", "No", "There is no tomorrow", "文字", "no textbook", "没有你", "没有文字的歌"]
-)
-def test_lyrics_are_not_taken_for_no_text(answer):
-    assert not is_no_text(answer)
 
 
 @pytest.mark.parametrize(
@@ -143,11 +53,6 @@ def test_exact_is_the_same_text_or_no_text_where_there_is_none(answer, truth, ex
     assert not truth or (scored["cer"][0] == 0) == exact
 
 
-def test_lines_are_collected_once_in_order():
-    answers = ["Row your boat", "No text visible", "Gently down\nthe  stream", "row your boat", "", "the stream"]
-    assert collect_lines(answers) == ["Row your boat", "Gently down", "the stream"]
-
-
 def test_answers_are_exact_up_to_white_space_and_cer_counts_edits():
     scored = score_answers(
         SONG,
@@ -164,11 +69,6 @@ def test_lines_are_asked_by_time_and_found_as_whole_words():
     lines = score_lines(SONG, asks((1, "title\nRow your boat"), (7, "Merrilyness unMerrily"), (5, "But a dream, (end)")))
     assert list(lines["asked"]) == [True, False, True, False, False]
     assert list(lines["found"]) == [True, False, False, True, True]
-
-
-def test_the_chinese_question_asks_for_an_answer_that_is_recognised():
-    asked_for = re.search("请回答(“.*?”)", QUESTION_ZH).group(1)
-    assert is_no_text(asked_for)
 
 
 def test_a_no_text_answer_finds_no_line():
@@ -200,3 +100,72 @@ def test_nothing_to_score_is_nan_with_n_zero():
     assert math.isnan(table.loc["right answers, blank screen", "value"])
     blank = summarise(SONG, asks((5, "No text visible")))
     assert math.isnan(blank.loc["character error rate", "value"])
+
+
+def test_a_reading_is_found_by_text_and_by_time():
+    read = [
+        Subtitle(0.5, 2.5, "Row your boot"),  # of the first line, not of the same line at 8 s
+        Subtitle(3, 3.5, "Gently down the stream"),
+        Subtitle(6, 8, "Nothing alike"),
+        Subtitle(12.5, 13, "But a dream"),  # too late
+    ]
+    scored = score_subtitles(SONG, read, [1, 3, 5, 7, 11])
+    true = scored[: len(SONG)]
+    assert list(true["text"]) == [s.text for s in SONG]
+    assert list(true["asked"]) == [True, True, True, False, True]
+    assert list(true["found"]) == [True, True, False, False, False]
+    assert list(true["read_as"][:2]) == ["Row your boot", "Gently down the stream"]
+    assert list(true["iou"][:2]) == pytest.approx([1.5 / 2.5, 0.5 / 2]) and true["iou"][2:].isna().all()
+    surplus = scored[len(SONG) :]
+    assert list(surplus["read_as"]) == ["Nothing alike", "But a dream"] and list(surplus["read_start_s"]) == [6, 12.5]
+    assert surplus["start_s"].isna().all() and not surplus[["asked", "found"]].any(axis=None)
+
+
+def test_a_line_that_was_read_in_two_parts_is_found_once():
+    scored = score_subtitles([Subtitle(0, 10, "Merrily")], [Subtitle(0, 3, "Merrily"), Subtitle(4, 10, "Merrily")], [1])
+    assert list(scored["found"]) == [True, False] and scored["read_start_s"].tolist() == [4, 0]
+    assert summarise_subtitles(scored, [1]).loc["subtitle precision", ["value", "n"]].tolist() == [0.5, 2]
+
+
+def test_as_many_lines_as_possible_get_a_reading():
+    """The first reading fits the first line best, but is the only one that fits the second."""
+    truth = [Subtitle(0, 4, "abcd"), Subtitle(3, 7, "abce")]
+    scored = score_subtitles(truth, [Subtitle(1, 5, "abcd"), Subtitle(0, 1, "abcd")], [2])
+    assert scored["read_start_s"].tolist() == [0, 1]
+
+
+def test_what_looks_the_same_on_screen_is_one_line():
+    truth = [Subtitle(0, 2, "la"), Subtitle(0, 2, "li"), Subtitle(2, 4, "la\nli"), Subtitle(4.5, 6, "la li")]
+    scored = score_subtitles(truth, [Subtitle(0, 4, "la\nli")], [1])
+    assert scored[["start_s", "end_s", "found"]].values.tolist() == [[0, 4, True], [4.5, 6, False]]
+
+
+def test_the_summary_of_subtitles_is_as_counted_by_hand():
+    truth = [Subtitle(0, 4, "abcd"), Subtitle(4, 8, "efgh"), Subtitle(8, 12, "ijkl"), Subtitle(12, 16, "mnop")]
+    read = [Subtitle(1, 4, "abcd"), Subtitle(4, 11, "efgx"), Subtitle(9.5, 12, "ijkl"), Subtitle(20, 21, "noise")]
+    asks_s = [2, 4, 6, 8, 10]  # every 2 s; the last line is not on screen at any of them
+    table = summarise_subtitles(score_subtitles(truth, read, asks_s), asks_s)
+    assert table.loc["subtitle recall, on screen when asked", ["value", "n"]].tolist() == [1, 3]
+    assert table.loc["subtitle precision", ["value", "n"]].tolist() == [0.75, 4]
+    assert table.loc["subtitle character error rate", ["value", "n"]].tolist() == [pytest.approx(1 / 12), 12]
+    assert table.loc["subtitle start error, median (s)", "value"] == 1
+    assert table.loc["subtitle start error, worst (s)", "value"] == 1.5
+    assert table.loc["subtitle end error, median (s)", "value"] == 0
+    assert table.loc["subtitle end error, worst (s)", "value"] == 3
+    assert table.loc["subtitle starts within one ask interval", ["value", "n"]].tolist() == [1, 3]
+    assert table.loc["subtitle ends within one ask interval", ["value", "n"]].tolist() == [pytest.approx(2 / 3), 3]
+    both = table.loc["subtitles with both times within one ask interval"]
+    assert (both["value"], both["n"]) == (pytest.approx(2 / 3), 3)
+    z = 1.959964  # Wilson, 2 of 3, by the textbook formula
+    centre, half = (2 / 3 + z**2 / 6) / (1 + z**2 / 3), z / (1 + z**2 / 3) * math.sqrt(2 / 27 + z**2 / 36)
+    assert both[["low", "high"]].tolist() == pytest.approx([centre - half, centre + half], abs=1e-5)
+    assert table.loc["subtitle temporal IoU, mean", "value"] == pytest.approx((3 / 4 + 4 / 7 + 2.5 / 4) / 3)
+
+
+def test_subtitles_without_anything_to_compare():
+    for truth, read, columns in (
+        (SONG, [], ["subtitle precision", "subtitle character error rate"]),
+        ([], [Subtitle(0, 1, "text")], ["subtitle recall, on screen when asked", "subtitle starts within one ask interval"]),
+    ):
+        table = summarise_subtitles(score_subtitles(truth, read, [1.0]), [1.0])
+        assert table.loc[columns, "value"].isna().all() and not table.loc[columns, "n"].any()

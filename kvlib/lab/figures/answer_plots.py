@@ -29,12 +29,13 @@ from kvlib.lab.report.statistics import wilson
 
 
 def plot_line_timeline(lines: pd.DataFrame, asks: pd.DataFrame) -> Figure:
-    """03: every subtitle over time by whether an answer holds it, and the moments of the questions.
+    """03: every subtitle over time by whether it was read, what was read as a thin bar, and the moments of the questions.
 
     The title gives the share of right answers with its 95% Wilson interval.
 
     Args:
-        lines: `kvlib.lab.study.scoring.score_lines`: `start_s`, `end_s`, `text`, `asked`, `found`.
+        lines: `kvlib.lab.study.scoring.score_subtitles`, or `score_lines`, which has no times of what was read: `start_s`,
+            `end_s`, `text`, `asked`, `found`, and for what was read `read_start_s`, `read_end_s`, `read_as`.
         asks: `kvlib.lab.study.scoring.score_answers`: `time_s`, `exact`.
     """
     fig, axis = new_figure(TWO_COLUMNS, 1.2 + 0.13 * len(lines))
@@ -49,7 +50,8 @@ def plot_line_timeline(lines: pd.DataFrame, asks: pd.DataFrame) -> Figure:
         right, n = int(asks["exact"].sum()), len(asks)
         low, high = wilson(right, n)
         axis.set_title(label(f"{right} of {n} answers right: {right / n:.0%} (95% Wilson {low:.0%} to {high:.0%})"))
-        axis.set_yticks(range(len(lines)), [literal(shorten(text)) for text in lines["text"]], fontsize=5)
+        texts = lines["text"].fillna(lines["read_as"]) if "read_as" in lines else lines["text"]
+        axis.set_yticks(range(len(lines)), [literal(shorten(text)) for text in texts], fontsize=5)
         axis.set(xlabel=label("time (s)"), ylim=(len(lines), -3))
         axis.grid(visible=False)
         legend_below(fig, ncols=3, more=bars)
@@ -167,18 +169,25 @@ def shorten(text: str, length: int = 40) -> str:
 
 
 def _draw_lines(axis: Axes, lines: pd.DataFrame) -> list[Patch]:
-    """Draw a bar for every subtitle over its time; return the legend's entries."""
+    """Draw a bar for every subtitle and every text that was read over its time; return the legend's entries."""
+    known = lines["start_s"].notna()
     kinds = [
-        ("found", lines["found"], {"facecolor": BLUE}),
-        ("asked, not found", lines["asked"] & ~lines["found"], {"facecolor": RED, "hatch": "////"}),
-        ("never on screen when asked", ~lines["asked"] & ~lines["found"], {"facecolor": LIGHT_GREY}),
+        ("found", lines["found"], "", 0.7, {"facecolor": BLUE}),
+        ("asked, not found", lines["asked"] & ~lines["found"], "", 0.7, {"facecolor": RED, "hatch": "////"}),
+        ("never on screen when asked", known & ~lines["asked"] & ~lines["found"], "", 0.7, {"facecolor": LIGHT_GREY}),
     ]
+    if "read_as" in lines:
+        kinds += [
+            ("read", lines["found"], "read_", 0.2, {"facecolor": "black"}),
+            ("read, in no subtitle", ~known, "read_", 0.7, {"facecolor": "black", "hatch": "...."}),
+        ]
     entries = []
-    for name, chosen, look in kinds:
+    for name, chosen, which, height, look in kinds:
         rows = lines[chosen]
-        height = [lines.index.get_loc(i) for i in rows.index]
+        places = [lines.index.get_loc(i) for i in rows.index]
+        start_s, end_s = rows[f"{which}start_s"], rows[f"{which}end_s"]
         look |= {"edgecolor": "white", "linewidth": 0}  # the edge colours the hatch
-        axis.barh(height, rows["end_s"] - rows["start_s"], left=rows["start_s"], height=0.7, **look)
+        axis.barh(places, end_s - start_s, left=start_s, height=height, **look)
         if len(rows):
             entries.append(Patch(label=label(f"{name} ({len(rows)})"), **look))
     return entries

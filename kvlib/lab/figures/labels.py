@@ -39,6 +39,8 @@ CHINESE = {
     "found ({})": "已读出（{}）",
     "asked, not found ({})": "问过但未读出（{}）",
     "never on screen when asked ({})": "提问时未显示（{}）",
+    "read ({})": "读出的文字（{}）",
+    "read, in no subtitle ({})": "读出但字幕中没有（{}）",
     "right answer ({})": "回答正确（{}）",
     "wrong answer ({})": "回答错误（{}）",
     "{} of {} answers right: {} (95% Wilson {} to {})": "{1} 个回答中 {0} 个正确：{2}（95% 威尔逊区间 {3} 至 {4}）",

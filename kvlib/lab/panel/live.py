@@ -8,8 +8,9 @@ from pathlib import Path
 
 import numpy as np
 
-from kvlib.lab.study.scoring import exact_match, read_srt, truth_at
+from kvlib.lab.study.scoring import exact_match
 from kvlib.lab.video.source import resize_to_height
+from kvlib.lab.video.subtitles import read_srt, truth_at
 from kvlib.stream import VideoStreamingInference
 from kvlib.video import VideoChunks
 

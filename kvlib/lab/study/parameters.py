@@ -134,6 +134,7 @@ class PeriodicAsk(Parameters):
     MAX_CACHE_TOKENS: NaturalNumber
     CHUNK_FRAMES: Count
     SAMPLE_FPS: Rate
+    HEIGHT: NaturalNumber
     ASK_INTERVAL: Count
     POSITION_MODE: PositionMode
     QUESTION: Question

@@ -19,9 +19,10 @@ from kvlib.lab.study.clips import encode_and_decode
 from kvlib.lab.study.diagnosis import at_contiguous_positions, attention_by_region, explain
 from kvlib.lab.study.methods import engines_by_mode, process_together
 from kvlib.lab.study.runs import each_stream
-from kvlib.lab.study.scoring import exact_match, read_srt, truth_at
+from kvlib.lab.study.scoring import exact_match
 from kvlib.lab.study.synthetic import COLORS, QUESTIONS, Scene, answer, draw_stream
 from kvlib.lab.video.source import VideoSource
+from kvlib.lab.video.subtitles import read_srt, truth_at
 from kvlib.ops.positions import rotate_keys
 from kvlib.stream import VideoStreamingInference
 

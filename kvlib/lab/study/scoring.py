@@ -1,90 +1,27 @@
-"""Answers scored against the true text: the definition of an exact answer, and an .srt as ground truth.
+"""Answers, and the subtitles joined from them, scored against the true text.
 
 Texts are compared after `normalise`: Unicode form and white space do not count, letters' case and punctuation do,
 because the question asks for the text verbatim.
 """
 
 import re
-import unicodedata
-from pathlib import Path
-from typing import NamedTuple
 
 import jiwer
+import numpy as np
 import pandas as pd
-import srt
+from scipy.optimize import linear_sum_assignment
 
 from kvlib.lab.report.statistics import wilson
+from kvlib.lab.video.lines import is_no_text, normalise, text_distance
+from kvlib.lab.video.subtitles import Subtitle, shown_together, truth_at
 
-EDGES = " .!。\"'“”「」"  # after normalise
-NO_TEXT_ANSWER = re.compile(
-    r"(there is )?(currently )?no (visible )?text( is)?( currently)?( visible)?( on (the )?screen)?"
-    r"|(目前|当前)?((屏幕|画面)[上中]?)?(目前|当前)?(没有|无|看不到)(任何)?(可见)?(的)?(文字|文本|歌词|字幕)(可见)?"
-)
-MARKUP = re.compile(r"</?(?:b|i|u|s|font|span|ruby|rt|c|v)(?:[\s.][^<>]*)?/?>|\{\\[^{}]*\}", re.IGNORECASE)
-TIME = r"(?:(\d+)[:：])?(\d+)[:：](\d+)(?:[,.:，．。：](\d+))?"  # hours, which may be absent, minutes, seconds, their decimals
-TIMING_LINE = re.compile(rf"^[ \t]*{TIME}[ \t]*-->[ \t]*{TIME}(?![\d,.:])", re.MULTILINE)
-
-
-class Subtitle(NamedTuple):
-    """A text and when it is on screen, from `start_s` up to, not including, `end_s` (seconds)."""
-
-    start_s: float
-    end_s: float
-    text: str
-
-
-def read_srt(path: str | Path) -> list[Subtitle]:
-    """The subtitles of an .srt file in UTF-8, in order of time, without markup and without empty ones.
-
-    Raises FileNotFoundError when there is no such file, ValueError when it is not an .srt or holds no subtitle.
-    """
-    path = Path(path)
-    if not path.is_file():
-        raise FileNotFoundError(f"no subtitles at {path}: put an .srt with the video's name beside it")
-    try:
-        entries = sorted(srt.parse(TIMING_LINE.sub(_milliseconds, path.read_text(encoding="utf-8-sig"))))
-    except (srt.SRTParseError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path} is not a valid .srt in UTF-8 ({error}): correct or convert it") from error
-    texts = [MARKUP.sub("", entry.content).strip() for entry in entries]
-    subtitles = [
-        Subtitle(entry.start.total_seconds(), entry.end.total_seconds(), text)
-        for entry, text in zip(entries, texts, strict=True)
-        if text
-    ]
-    if not subtitles:
-        raise ValueError(f"{path} holds no subtitle: without ground truth, leave the .srt out")
-    return subtitles
-
-
-def truth_at(subtitles: list[Subtitle], time_s: float) -> str:
-    """The text on screen at `time_s` seconds, "" for none; subtitles shown together are joined by newlines."""
-    return "\n".join(s.text for s in subtitles if s.start_s <= time_s < s.end_s)
-
-
-def normalise(text: str) -> str:
-    """`text` in Unicode form NFKC, with runs of white space (newlines too) as one space."""
-    return " ".join(unicodedata.normalize("NFKC", text).split())
-
-
-def is_no_text(answer: str) -> bool:
-    """Whether an answer says that there is nothing to read."""
-    answer = normalise(answer).casefold().strip(EDGES)
-    return answer == "" or NO_TEXT_ANSWER.fullmatch(answer) is not None
+SAME_TEXT = 0.5  # of the longer text's characters: up to this distance what was read can be a reading of a true text
 
 
 def exact_match(answer: str, truth: str) -> bool:
     """Whether `answer` is the text `truth` after `normalise`; where `truth` is empty, whether it says that there is no text."""
     truth = normalise(truth)
     return normalise(answer) == truth or (not truth and is_no_text(answer))
-
-
-def collect_lines(answers: list[str]) -> list[str]:
-    """The answers' lines in the order in which they first appear, without duplicates and "no text" lines."""
-    lines = {}
-    for line in (normalise(line) for answer in answers for line in answer.splitlines()):
-        if not is_no_text(line):
-            lines.setdefault(line.casefold(), line)
-    return list(lines.values())
 
 
 def score_answers(subtitles: list[Subtitle], asks: pd.DataFrame) -> pd.DataFrame:
@@ -135,13 +72,91 @@ def summarise(subtitles: list[Subtitle], asks: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame.from_dict(rows, orient="index", columns=["value", "low", "high", "n"])
 
 
-def _milliseconds(line: re.Match) -> str:
-    """A timing line with hours and exactly three decimals: `srt` reads MM:SS as HH:MM and six decimals as milliseconds."""
-    times = []
-    for hours, minutes, seconds, decimals in (line.groups()[:4], line.groups()[4:]):
-        thousandths = f"{decimals or '0':0<3}"[:3]
-        times.append(f"{hours or '00'}:{minutes}:{seconds},{thousandths}")
-    return " --> ".join(times)
+def score_subtitles(truth: list[Subtitle], read: list[Subtitle], ask_times) -> pd.DataFrame:
+    """One row per text on screen, with the subtitle of `read` that is its reading, found by text and by time; then one row per
+    subtitle of `read` that is a reading of none.
+
+    truth: subtitles; those with the same times are one text, and a text that is repeated without a gap is one too, because the
+    screen does not change. read: `join_lines` of the answers. ask_times: seconds of the questions.
+
+    A true and a read subtitle can belong together when they overlap in time and differ in at most half of the characters. Each
+    belongs to one other at most; the assignment maximises the sum of text similarity and temporal IoU.
+
+    Columns: `start_s`, `end_s`, `text` of the truth; `asked`: whether a question was asked while it was on screen; `found`:
+    whether it has a reading; `read_start_s`, `read_end_s`, `read_as` of the reading; `iou`: temporal intersection over union.
+    What is not there is NaN; a missing text is None.
+    """
+    truth = _on_screen(truth)
+    weights = np.array([[_weight(t, r) for r in read] for t in truth]).reshape(len(truth), len(read))
+    pairs = {i: j for i, j in zip(*linear_sum_assignment(weights, maximize=True), strict=True) if weights[i, j] > 0}
+    nothing, rows = Subtitle(np.nan, np.nan, None), []
+    for i, text in enumerate(truth):
+        reading = read[pairs[i]] if i in pairs else nothing
+        asked = any(text.start_s <= time_s < text.end_s for time_s in ask_times)
+        rows.append((*text, asked, i in pairs, *reading, _iou(text, reading) if i in pairs else np.nan))
+    rows += [(*nothing, False, False, *r, np.nan) for j, r in enumerate(read) if j not in pairs.values()]
+    columns = [*Subtitle._fields, "asked", "found", "read_start_s", "read_end_s", "read_as", "iou"]
+    return pd.DataFrame(rows, columns=columns)
+
+
+def summarise_subtitles(scored: pd.DataFrame, ask_times) -> pd.DataFrame:
+    """The scores of subtitles, from the table of `score_subtitles`: rows and columns as in `summarise`.
+
+    Recall is of the texts that were on screen when asked, precision of what was read. The other values are of the texts with a
+    reading: the character error rate, absolute errors of the times in seconds, the shares of times that are at most one ask
+    interval off (the median time between questions), and the mean temporal IoU. A value with n = 0 is NaN.
+    """
+    found = scored[scored["found"]]
+    interval_s = float(np.median(np.diff(ask_times, prepend=0.0)))
+    errors = {name: (found[f"read_{name}_s"] - found[f"{name}_s"]).abs() for name in ("start", "end")}
+    within = {name: error <= interval_s + 1e-6 for name, error in errors.items()}  # for rounding errors
+    texts = found["text"].map(normalise).tolist()
+    cer = jiwer.cer(texts, found["read_as"].map(normalise).tolist()) if texts else np.nan
+    rows = {
+        "subtitle recall, on screen when asked": _proportion(scored["found"][scored["asked"]]),
+        "subtitle precision": _proportion(scored["found"][scored["read_start_s"].notna()]),
+        "subtitle character error rate": _unbounded(cer, sum(map(len, texts))),
+    }
+    for name in ("start", "end"):
+        rows[f"subtitle {name} error, median (s)"] = _unbounded(errors[name].median(), len(found))
+        rows[f"subtitle {name} error, worst (s)"] = _unbounded(errors[name].max(), len(found))
+        rows[f"subtitle {name}s within one ask interval"] = _proportion(within[name])
+    rows["subtitles with both times within one ask interval"] = _proportion(within["start"] & within["end"])
+    rows["subtitle temporal IoU, mean"] = _unbounded(found["iou"].mean(), len(found))
+    return pd.DataFrame.from_dict(rows, orient="index", columns=["value", "low", "high", "n"])
+
+
+def _on_screen(truth: list[Subtitle]) -> list[Subtitle]:
+    """What can be told apart on screen: see `score_subtitles`."""
+    seen: list[Subtitle] = []
+    for text in shown_together(truth):
+        before = next((i for i, s in enumerate(seen) if s.end_s >= text.start_s and _same(s.text, text.text)), None)
+        if before is None:
+            seen.append(text)
+        else:
+            seen[before] = seen[before]._replace(end_s=max(seen[before].end_s, text.end_s))
+    return seen
+
+
+def _same(a: str, b: str) -> bool:
+    return normalise(a) == normalise(b)
+
+
+def _weight(truth: Subtitle, read: Subtitle) -> float:
+    """How well a reading fits a true text, 0 where it cannot be its reading."""
+    iou = _iou(truth, read)
+    distance = text_distance(truth.text, read.text) if iou else 1.0
+    return 1 - distance + iou if distance <= SAME_TEXT else 0.0
+
+
+def _iou(a: Subtitle, b: Subtitle) -> float:
+    common = max(0.0, min(a.end_s, b.end_s) - max(a.start_s, b.start_s))
+    return common / (a.end_s - a.start_s + b.end_s - b.start_s - common)
+
+
+def _unbounded(value: float, n: int) -> tuple[float, float, float, int]:
+    """A value without an interval."""
+    return value, float("nan"), float("nan"), n
 
 
 def _text_read(answer: str, truth: str = "") -> str:
@@ -168,4 +183,4 @@ def _corpus_cer(scored: pd.DataFrame) -> tuple[float, float, float, int]:
     truth = [normalise(text) for text in scored["truth"]]
     read = [_text_read(answer, text) for answer, text in zip(scored["answer"], scored["truth"], strict=True)]
     value = jiwer.cer(truth, read) if truth else float("nan")
-    return value, float("nan"), float("nan"), sum(map(len, truth))
+    return _unbounded(value, sum(map(len, truth)))

@@ -1,0 +1,191 @@
+"""`kvlib subtitles`: the embedded reader reads the short clip; a run that is stopped anywhere goes on as if it had not been."""
+
+import json
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+import kvlib.lab.transcribe
+from kvlib import VideoStreamingInference
+from kvlib.lab.report import paths
+from kvlib.lab.study.runs import load
+from kvlib.lab.video.lines import text_distance
+from kvlib.lab.video.subtitles import read_srt
+from kvlib.prompts import QUESTION_ZH
+
+CLIP = paths.DATA / "clips/short.mp4"  # 12 s: 12 chunks of a second
+
+
+@pytest.fixture(scope="module")
+def reader():
+    return load(paths.READER)
+
+
+class Calls:
+    """What was asked of the engine; `stop_at` is the number of the call at which ctrl-C comes."""
+
+    def __init__(self):
+        self.loads, self.questions, self.made, self.stop_at = 0, [], 0, None
+
+    def count(self):
+        self.made += 1
+        if self.made == self.stop_at:
+            raise KeyboardInterrupt
+
+
+@pytest.fixture
+def calls(reader, monkeypatch):
+    """The reader, loaded once for all tests, and what it is asked."""
+    calls, ask, append = Calls(), VideoStreamingInference.ask, VideoStreamingInference.append_video_chunk
+
+    def counted_load(path):
+        calls.loads += 1
+        return reader
+
+    def counted_ask(engine, question, **options):
+        calls.count()
+        calls.questions.append(question)
+        return ask(engine, question, **options)
+
+    def counted_append(engine, *chunk):
+        calls.count()
+        return append(engine, *chunk)
+
+    monkeypatch.setattr(kvlib.lab.transcribe, "load", counted_load)
+    monkeypatch.setattr(VideoStreamingInference, "ask", counted_ask)
+    monkeypatch.setattr(VideoStreamingInference, "append_video_chunk", counted_append)
+    return calls
+
+
+def log_of(out):
+    return out.with_name(f"{out.name}.asks.jsonl")
+
+
+def asked_chunks(out):
+    lines = map(json.loads, log_of(out).read_text().split("\n")[:-1])  # the last one may be cut off
+    return [line["ask"]["chunk"] for line in lines if "ask" in line]
+
+
+def test_the_short_clip_is_read(kvlib, calls, tmp_path):
+    status, shown = kvlib("subtitles", str(CLIP), "-o", str(tmp_path / "out.srt"))
+    assert status == 0 and shown.endswith("out.srt: 3 subtitles")
+    read, truth = read_srt(tmp_path / "out.srt"), read_srt(CLIP.with_suffix(".srt"))
+    for found, true in zip(read, truth, strict=True):
+        assert text_distance(found.text, true.text) < 0.15
+        assert abs(found.start_s - true.start_s) <= 1 and abs(found.end_s - true.end_s) <= 1  # half of 2 s
+    assert asked_chunks(tmp_path / "out.srt") == [1, 3, 5, 7, 9, 11]
+
+
+def test_there_is_always_a_question_after_the_last_chunk(kvlib, calls, tmp_path):
+    for every, chunks in ((5, [4, 9, 11]), (12, [11]), (1000, [11])):
+        out = tmp_path / f"{every}.srt"
+        status, _ = kvlib("subtitles", str(CLIP), "-o", str(out), "--every", str(every))
+        assert status == 0 and asked_chunks(out) == chunks and read_srt(out)
+
+
+def test_a_run_that_was_stopped_goes_on_as_if_it_had_not_been(kvlib, calls, tmp_path):
+    """Stopped at every call of the engine, one run after the other, with the log of the run before cut off in its last line."""
+    kvlib("subtitles", str(CLIP), "-o", str(tmp_path / "whole.srt"))
+    whole, calls.made, calls.questions[:] = (tmp_path / "whole.srt").read_text(), 0, []
+    out, stop_at = tmp_path / "out.srt", 1
+    while True:
+        calls.made, calls.stop_at = 0, stop_at
+        status, shown = kvlib("subtitles", str(CLIP), "-o", str(out))
+        if status == 0:
+            break
+        assert status == 130 and "stopped" in shown and "Traceback" not in shown
+        if calls.questions:
+            assert len(asked_chunks(out)) == len(calls.questions), "no question is asked twice"
+            assert 1 <= len(read_srt(out)) <= 3
+            with log_of(out).open("a") as log:
+                log.write('{"ask": {"chunk": 99')
+        stop_at += 1
+    assert out.read_text() == whole
+    assert len(calls.questions) == 6 and asked_chunks(out) == [1, 3, 5, 7, 9, 11]
+
+
+def test_a_finished_run_needs_no_model(kvlib, calls, tmp_path):
+    out = tmp_path / "out.srt"
+    kvlib("subtitles", str(CLIP), "-o", str(out))
+    written = out.read_text()
+    assert calls.loads == 1
+    out.unlink()
+    assert kvlib("subtitles", str(CLIP), "-o", str(out))[0] == 0
+    assert kvlib("subtitles", str(CLIP), "-o", str(out))[0] == 0
+    assert out.read_text() == written and calls.loads == 1
+
+
+def test_other_settings_start_over_with_the_first_new_answer(kvlib, calls, tmp_path):
+    out, video = tmp_path / "out.srt", tmp_path / "clip.mp4"
+    shutil.copy(CLIP, video)
+    kvlib("subtitles", str(video), "-o", str(out), "--every", "5")
+    kept = log_of(out).read_text()
+    calls.made, calls.stop_at = 0, 2
+    status, shown = kvlib("subtitles", str(video), "-o", str(out), "--budget", "300", "--language", "zh")
+    assert status == 130 and "starting over, because of another budget, every, question" in shown
+    assert log_of(out).read_text() == kept, "nothing new was read yet"
+    calls.stop_at = None
+    status, shown = kvlib("subtitles", str(video), "-o", str(out), "--budget", "300", "--language", "zh")
+    assert status == 0 and asked_chunks(out) == [1, 3, 5, 7, 9, 11]
+    assert set(calls.questions[3:]) == {QUESTION_ZH}
+    shutil.copy(paths.CLIP, video)  # another video under the same name
+    calls.made, calls.stop_at = 0, 1
+    shown = kvlib("subtitles", str(video), "-o", str(out), "--budget", "300", "--language", "zh")[1]
+    assert "another video's size, video's time" in shown
+
+
+def test_what_somebody_else_wrote_is_not_overwritten(kvlib, calls, tmp_path):
+    out = tmp_path / "out.srt"
+    out.write_text("mine")
+    status, shown = kvlib("subtitles", str(CLIP), "-o", str(out))
+    assert status == 2 and "not written by this command" in shown and out.read_text() == "mine" and not log_of(out).exists()
+    out.unlink()
+    kvlib("subtitles", str(CLIP), "-o", str(out), "--every", "12")
+    corrected = out.read_text().replace("sound", "SOUND")
+    out.write_text(corrected)
+    status, shown = kvlib("subtitles", str(CLIP), "-o", str(out))
+    assert status == 2 and "changed since" in shown and out.read_text() == corrected
+    assert calls.loads == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["nowhere.mp4", "-o", "{}/out.srt"], "no video file at .*nowhere.mp4"),
+        (["pyproject.toml", "-o", "{}/out.srt"], "is not a readable video"),
+        ([str(CLIP), "-o", "{}/absent/out.srt"], "no folder .*absent.* for out.srt: make it"),
+        ([str(CLIP), "-o", "{}"], "is a folder: give -o the name of an .srt"),
+        ([str(CLIP), "-o", "{}/out.srt", "--model", "/nowhere"], "no model directory at /nowhere"),
+        ([str(CLIP), "-o", "{}/out.srt", "--every", "0"], "--every"),
+        ([str(CLIP)], "-o"),
+    ],
+)
+def test_wrong_arguments_are_found_before_the_model_is_loaded(kvlib, calls, tmp_path, arguments, message):
+    status, shown = kvlib("subtitles", *(argument.format(tmp_path) for argument in arguments))
+    assert status == 2 and re.search(message, shown), shown
+    assert calls.loads == 0 and list(tmp_path.iterdir()) == []
+
+
+def test_a_budget_too_small_leaves_the_answers_of_another(kvlib, calls, tmp_path):
+    out = tmp_path / "out.srt"
+    kvlib("subtitles", str(CLIP), "-o", str(out), "--every", "12")
+    kept = log_of(out).read_text()
+    status, shown = kvlib("subtitles", str(CLIP), "-o", str(out), "--budget", "20")
+    assert status == 2 and "raise max_cache_tokens" in shown and log_of(out).read_text() == kept
+
+
+def test_a_real_ctrl_c(tmp_path):
+    out = tmp_path / "out.srt"
+    command = [sys.executable, "-c", "from kvlib.lab.cli import app; app()", "subtitles", str(paths.CLIP), "-o", str(out)]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    while process.poll() is None and not (log_of(out).is_file() and len(asked_chunks(out)) > 3):
+        time.sleep(0.05)
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=120)
+    assert process.returncode == 130 and "the same command goes on" in errors and "Traceback" not in errors
+    assert read_srt(out)[1].text == "Amazing grace!"
