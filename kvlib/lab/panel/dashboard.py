@@ -213,14 +213,14 @@ class Dashboard(PanelView):
     def _show(self) -> None:
         run, job, state = self._run, self._job, self.state
         stream, used = run or (None, None)
+        said = f"loading: {job[0].progress()}" if job else progress_text(stream) if stream else NO_STREAM
+        error = self._errors.get("start", "")
         self.show_buttons(state, self._asking.locked())
         changing = job[1] if job else used if state in ("running", "paused") else None
         self.show_notes(self._errors, changing, stream.warning if stream else "")
         self.show_questions(is_reader(self.model.value))
-        said = f"loading: {job[0].progress()}" if job else progress_text(stream) if stream else NO_STREAM
-        error = self._errors.get("start", "")
-        self.said.value = f"<div style='line-height: 1.3'>{escape(said)}{note(error) if error else ''}</div>"
         self.show_stream(stream, used)
+        self.said.value = f"<div style='line-height: 1.3'>{escape(said)}{note(error) if error else ''}</div>"
 
 
 def _place_of_failure(stream: LiveStream) -> tuple[str, str]:

@@ -30,7 +30,7 @@ class FilmStrip(widgets.VBox):
     """
 
     def __init__(self):
-        self.sink = widgets.HTML(layout={"height": "66px", "overflow": "hidden"})
+        self.sink = widgets.HTML(layout={"height": "78px", "overflow": "hidden"})
         self.slots = [widgets.HTML() for _ in range(SLOTS)]
         strip = widgets.Box(self.slots, layout={"flex": "0 0 auto", "display": "flex", "flex_flow": "row wrap"})
         strip.add_class("kvlib-strip")

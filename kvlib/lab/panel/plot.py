@@ -10,7 +10,7 @@ from kvlib.lab.figures.style import BLUE, GREY, RED
 
 WIDTH, HEIGHT = 470, 190  # of one of the two charts, in the units of the SVG
 LEFT, RIGHT, TOP, BOTTOM = 62, 12, 24, 36
-TICKS = MaxNLocator(4, integer=True, min_n_ticks=2)
+TICKS = MaxNLocator(4, steps=[1, 2, 5, 10], integer=True, min_n_ticks=2)
 
 
 def live_plot(rows: Sequence[dict], budget: int, title: str) -> str:

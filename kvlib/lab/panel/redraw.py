@@ -35,7 +35,7 @@ class Redraw:
                 self._draw()
             except Exception:  # the next drawing may succeed
                 logging.getLogger(__name__).exception("the panel could not be drawn")
-            pause = max(EVERY, (time.thread_time() - began) / SHARE) if self._active() else None
+            pause = pause_after(time.thread_time() - began) if self._active() else None
 
     def _requested(self, pause: float | None) -> bool:
         """Wait for a request, or so many seconds. False when the panel is closed; requests that have piled up count as one."""
@@ -46,3 +46,8 @@ class Redraw:
             return False
         except Empty:
             return True
+
+
+def pause_after(seconds: float) -> float:
+    """Seconds to wait after a drawing that took so many of computing."""
+    return max(EVERY, seconds / SHARE)

@@ -34,12 +34,12 @@ class PanelView(widgets.VBox):
         clips = [paths.shown(path) for path in sorted((paths.DATA / "clips").glob("*.mp4"))]
         self.model = widgets.Text(description="model", layout=wide, style=look)
         self.video = widgets.Combobox(options=clips, description="video", layout=wide, style=look)
-        self.budget = widgets.IntText(description="budget", layout={"width": "14em"}, style=look)
-        self.policy = widgets.Dropdown(options=CHOICES, description="policy", **narrow(14))
-        self.mode = widgets.Dropdown(options=POSITION_MODES, description="positions", **narrow(13))
+        self.budget = widgets.IntText(description="budget", layout={"width": "12em"}, style=look)
+        self.policy = widgets.Dropdown(options=CHOICES, description="policy", **narrow(13))
+        self.mode = widgets.Dropdown(options=POSITION_MODES, description="positions", **narrow(12))
         self.frames = widgets.IntText(description="frames/chunk", **narrow(10))
         self.fps = widgets.FloatText(description="frames/s", **narrow(8))
-        self.height = widgets.IntText(description="height (0 = the video's)", **narrow(14))
+        self.height = widgets.IntText(description="height (0 = own)", **narrow(12))
         choices = [self.budget, self.policy, self.mode, self.frames, self.fps, self.height]
         self.fields = dict(zip(PanelSettings.model_fields, [self.model, self.video, *choices], strict=True))
         for name, value in first.items():
@@ -52,8 +52,8 @@ class PanelView(widgets.VBox):
         )  # fmt: skip
         self.progress = widgets.IntProgress(min=0, max=1, layout={"width": "30em"})
         self.said = widgets.HTML(layout=NOTE | {"margin": "0", "width": "97%"})
-        self.offered = widgets.Dropdown(options=[CHOOSE], description="questions", layout=wide, style=look)
-        self.limits = widgets.HTML(layout={"height": "22px", "margin": f"0 0 0 {INDENT}"})
+        self.offered = widgets.Dropdown(options=[CHOOSE], description="choose", layout=wide, style=look)
+        self.limits = widgets.HTML(layout=NOTE)
         self.question = widgets.Text(READER_QUESTIONS[0], description="question", layout={"width": "85%"}, style=look)
         self.notes = {name: widgets.HTML(layout=NOTE) for name in NOTED}
         self.answers, self.plot, self.film = widgets.HTML(), widgets.HTML(layout=wide), FilmStrip()
