@@ -29,7 +29,7 @@ def sampled(frames: Iterable[Timed], fps: float, time_base: Fraction) -> Iterato
 
     The video ends with its last frame. For how long that one is shown is not known in most files: it is given when a wanted
     time has come by its beginning, or when it is known to stay for a whole sampling interval. time_base: of the timestamps, in
-    seconds; half of it, up to `TOLERANCE`, is taken for rounding. """
+    seconds; half of it, up to `TOLERANCE`, is taken for rounding."""
     rate, tolerance = Fraction(fps).limit_denominator(10**6), min(math.floor(time_base * SECOND / 2), TOLERANCE)
     times, per = rate.numerator, rate.denominator * SECOND
     wanted, current, first = 0, None, None  # wanted: the number of the next wanted time

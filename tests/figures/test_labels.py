@@ -3,11 +3,10 @@
 import re
 
 import pytest
-from drawn import CHUNKS, texts
+from drawn import texts
 
 from kvlib.lab.figures import labels, recipes
 from kvlib.lab.figures.answer_plots import shorten
-from kvlib.lab.figures.memory_plots import plot_live
 from kvlib.lab.report import paths
 
 # Names of policies, scorers and position modes, and units: what a Chinese figure may say in Latin letters.
@@ -35,13 +34,6 @@ def test_stored_figures_are_drawn_in_chinese(folder, name, monkeypatch, chinese_
         assert set(subtitles) <= set(shown)
         shown = [text for text in shown if text not in subtitles]
     assert any(re.search("[\u4e00-\u9fff]", text) for text in shown)
-    assert not english_words(shown)
-
-
-def test_the_live_figure_is_drawn_in_chinese(monkeypatch, chinese_font):
-    monkeypatch.setenv("FIGURE_LANG", "zh")
-    shown = texts(plot_live(CHUNKS, 250))
-    assert {"已存词元", "每块时间", "已占用 1.17 MiB，预算 250"} <= set(shown)
     assert not english_words(shown)
 
 

@@ -1,21 +1,51 @@
 """The panel of a running stream, its buttons pressed as a browser would press them."""
 
 import re
+import threading
 import time
 
-import numpy as np
 import pytest
+import torch
 
-from kvlib.lab.panel import dashboard
-from kvlib.lab.panel.dashboard import Dashboard, answer_table, film_strip
+from kvlib.lab.panel import dashboard, redraw
+from kvlib.lab.panel.dashboard import Dashboard
+from kvlib.lab.panel.loading import Loading
+from kvlib.lab.panel.settings import CHOOSE, OTHER_QUESTIONS, READER_QUESTIONS
 from kvlib.lab.study import runs
 
 
 @pytest.fixture
-def panel(model, processor, monkeypatch):
-    monkeypatch.setattr(runs, "load", lambda *_: (model, processor))
-    monkeypatch.setattr(dashboard, "DRAW_EVERY", 0.0)
-    return Dashboard("data/reader", "data/clips/short.mp4", 250)
+def loads(model, processor, monkeypatch):
+    """Counts what is loaded, in the place of the models of these paths."""
+    loads = []
+    monkeypatch.setattr(runs, "load", lambda path: loads.append(path) or (model, processor))
+    return loads
+
+
+@pytest.fixture
+def panel(loads, monkeypatch):
+    monkeypatch.setattr(redraw, "EVERY", 0.02)
+    monkeypatch.setattr(redraw, "SHARE", 1.0)
+    made = Dashboard("data/reader", "data/clips/short.mp4", 250)
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def slow(panel, monkeypatch):
+    """A panel whose stream takes a chunk whenever the test lets it."""
+    monkeypatch.setattr(dashboard.VideoStreamingInference, "append_video_chunk", slowly(panel))
+    return panel
+
+
+def slowly(panel):
+    append, panel.on = dashboard.VideoStreamingInference.append_video_chunk, threading.Semaphore(0)
+
+    def wait_and_append(*arguments):
+        assert panel.on.acquire(timeout=60)
+        return append(*arguments)
+
+    return wait_and_append
 
 
 def until(condition, seconds: float = 60) -> None:
@@ -28,33 +58,232 @@ def until(condition, seconds: float = 60) -> None:
 def test_start_streams_and_asking_fills_the_table(panel):
     assert "ready" in panel.said.value and not panel.start.disabled and panel.pause.disabled and panel.stop.disabled
     panel.start.click()
-    until(lambda: panel.stream.rows)
+    until(lambda: panel.stream and panel.stream.processed)
     panel.ask.click()
     until(lambda: panel.answers.value)
     assert panel.question.value in panel.answers.value
-    panel.stream.wait(60)
     until(lambda: "finished" in panel.said.value)
     assert "12 of 12 chunks" in panel.said.value and panel.progress.value == panel.progress.max == 12
-    assert bytes(panel.plot.value).startswith(b"\x89PNG") and panel.plot.layout.display == "block"
-    assert len(re.findall("<img", panel.film.value)) == 12
-    assert "class='evicted'" in panel.film.value and "class='sink'" in panel.film.value
+    assert "<polyline" in panel.plot.value and "budget 250" in panel.plot.value
+    film = panel.film.html()
+    assert len(re.findall("<img", film)) == 12 and "class='evicted'" in film and "class='sink'" in film
     assert not panel.start.disabled and panel.stop.disabled
 
 
-def test_pause_and_go_on_is_the_same_stream(panel):
+def test_many_clicks_on_start_are_one_stream(panel, loads, monkeypatch):
+    made, kind = [], dashboard.LiveStream
+    monkeypatch.setattr(dashboard, "LiveStream", lambda *a, **k: made.append(kind(*a, **k)) or made[-1])
+    clicks = [threading.Thread(target=panel.start.click) for _ in range(20)]
+    for click in clicks:
+        click.start()
+    for click in clicks:
+        click.join()
+    until(lambda: panel.stream)
     panel.start.click()
-    until(lambda: panel.stream.rows)
-    panel.pause.click()
-    stream = panel.stream
-    if stream.state == "paused":  # it may have been quicker
-        assert not panel.start.disabled
-        panel.start.click()
-    assert panel.stream is stream
-    panel.stop.click()
-    assert stream.state in ("stopped", "finished")
+    until(lambda: panel.state == "finished")
+    assert len(made) == len(loads) == 1
+
+
+def test_a_paused_stream_goes_on_with_its_own_settings(slow):
+    slow.start.click()
+    slow.on.release(2)
+    until(lambda: slow.stream and slow.stream.processed == 2)
+    slow.pause.click()
+    slow.on.release()
+    until(lambda: "paused: 3" in slow.said.value)
+    stream = slow.stream
+    assert slow.start.description == "Continue" and not slow.start.disabled
+    slow.budget.value, slow.policy.value, slow.video.value = 999, "uniform", "data/clips/lyrics.mp4"
+    until(lambda: "budget, policy: from the next start" in slow.notes["settings"].value)
+    until(lambda: "video: from the next start" in slow.notes["video"].value)
+    assert slow.notes["model"].value == ""
+    assert "budget 250" in slow.plot.value and "999" not in slow.plot.value and "short.mp4" in slow.plot.value
+    slow.start.click()
+    slow.on.release(20)
+    until(lambda: "finished: 12" in slow.said.value)
+    assert slow.stream is stream
+    assert "budget 250" in slow.plot.value
+    until(lambda: slow.notes["settings"].value == "")  # the next start is obvious
+    slow.video.value = "data/clips/short.mp4"
+    slow.start.click()
+    slow.on.release(20)
+    until(lambda: slow.stream is not stream and slow.state == "finished")
+    until(lambda: "uniform" in slow.plot.value and "budget 999" in slow.plot.value)
+
+
+def test_buttons_that_do_not_fit_the_state_do_nothing(panel):
+    for button in (panel.pause, panel.stop):
+        button.click()
+    assert panel.state == "ready"
     panel.start.click()
-    assert panel.stream is not stream, "a new start is a new stream"
+    until(lambda: panel.state == "finished")
+    for button in (panel.pause, panel.stop):
+        button.click()
+    assert panel.state == "finished"
+
+
+def test_a_second_stream_uses_the_loaded_model_and_begins_anew(panel, loads):
+    panel.start.click()
+    until(lambda: panel.state == "finished")
+    panel.ask.click()
+    until(lambda: panel.answers.value)
+    first = panel.stream
+    panel.start.click()
+    until(lambda: panel.stream is not first and panel.state == "finished")
+    until(lambda: panel.answers.value == "")
+    assert len(loads) == 1 and [row["chunk"] for row in panel.stream.rows] == list(range(12))
+
+
+def test_a_stop_in_a_question_ends_the_stream_and_keeps_the_answer(slow, monkeypatch):
+    inside, on = threading.Event(), threading.Event()
+    ask = dashboard.VideoStreamingInference.ask
+    monkeypatch.setattr(dashboard.VideoStreamingInference, "ask", lambda *a, **k: (inside.set(), on.wait(60), ask(*a, **k))[2])
+    slow.start.click()
+    slow.on.release()
+    until(lambda: slow.stream and slow.stream.processed == 1)
+    slow.ask.click()
+    slow.on.release()
+    assert inside.wait(60)
+    slow.ask.click()  # a second click changes nothing
+    until(lambda: slow.ask.disabled)
+    slow.stop.click()
+    until(lambda: "stopped: " in slow.said.value)
+    on.set()
+    until(lambda: slow.answers.value and not slow.ask.disabled)
+    assert len(slow.stream.answers) == 1
+    assert slow.state == "stopped" and slow.stream.processed <= 2
+
+
+@pytest.mark.parametrize(
+    ("field", "place", "value", "message"),
+    [
+        ("video", "video", "nowhere.mp4", "no video at .*nowhere.mp4"),
+        ("model", "model", "no/such/folder", "no model directory at .*no/such/folder"),
+        ("budget", "settings", 0, "MAX_CACHE_TOKENS=0: give a whole number of at least 1"),
+        ("fps", "settings", 0.0, "SAMPLE_FPS=0.0: give a positive number of frames per second"),
+        ("height", "settings", -1, "HEIGHT=-1: give a whole number of at least 0"),
+    ],
+)
+def test_an_error_stands_beside_its_field_until_it_is_mended(panel, field, place, value, message):
+    before = getattr(panel, field).value
+    getattr(panel, field).value = value
+    until(lambda: re.search(message, panel.notes[place].value))
+    panel.start.click()
+    until(lambda: re.search(message, panel.notes[place].value))
+    assert panel.state == "ready" and [name for name, shown in panel.notes.items() if shown.value] == [place]
+    assert re.search(message, panel.summary())
+    getattr(panel, field).value = before
+    until(lambda: panel.notes[place].value == "")
+    panel.start.click()
+    until(lambda: panel.state == "finished")
+
+
+def test_a_budget_too_small_for_a_chunk_is_an_error_of_the_budget(panel):
+    panel.budget.value = 20
+    panel.start.click()
+    until(lambda: "raise max_cache_tokens" in panel.notes["settings"].value)
+    assert panel.state == "failed"
+    panel.budget.value = 250
+    until(lambda: panel.notes["settings"].value == "")
+    panel.start.click()
+    until(lambda: panel.state == "finished")
+
+
+@pytest.mark.parametrize(
+    ("error", "place", "text"),
+    [
+        (torch.OutOfMemoryError("CUDA out of memory"), "settings", "lower the budget"),
+        (ValueError("frames of a size"), "settings", "frames of a size"),
+        (RuntimeError("<b>odd</b>"), "said", "RuntimeError: &lt;b&gt;odd"),
+    ],
+)
+def test_what_ends_a_stream_is_shown(panel, monkeypatch, error, place, text):
+    def fail(*_):
+        raise error
+
+    monkeypatch.setattr(dashboard.VideoStreamingInference, "append_video_chunk", fail)
+    panel.start.click()
+    shown = panel.said if place == "said" else panel.notes[place]
+    until(lambda: text in shown.value and "failed" in panel.said.value)
+
+
+def test_a_video_that_ends_early_is_shown_below_its_field(panel, monkeypatch):
+    class Damaged(dashboard.VideoChunks):
+        def __iter__(self):
+            yield next(iter(super().__iter__()))
+            raise ValueError(f"{self.path}: frames 6 to 7 cannot be decoded")
+
+    monkeypatch.setattr(dashboard, "VideoChunks", Damaged)
+    panel.start.click()
+    until(lambda: "frames 6 to 7" in panel.notes["video"].value and "failed: 1 of 12" in panel.said.value)
+
+
+def test_a_live_source_has_no_total(panel, monkeypatch):
+    asked = []
+
+    class Live(dashboard.VideoChunks):
+        def __init__(self, source, *options):
+            asked.append(source)
+            super().__init__(dashboard.paths.DATA / "clips" / "short.mp4", *options)
+
+        def __len__(self):
+            raise TypeError("a live source has no length")
+
+    monkeypatch.setattr(dashboard, "VideoChunks", Live)
+    panel.video.value = "rtsp://camera:554/live"
+    panel.start.click()
+    until(lambda: "finished: 12 chunks, 12 s of video" in panel.said.value)
+    assert asked == ["rtsp://camera:554/live"]
+    assert panel.progress.layout.visibility == "hidden"
+
+
+def test_loading_can_be_cancelled_and_begun_again(panel, loads, monkeypatch):
+    held, inside = threading.Event(), threading.Event()
+    load = runs.load
+    monkeypatch.setattr(runs, "load", lambda path: (inside.set(), held.wait(60), load(path))[2])
+    panel.start.click()
+    assert inside.wait(60)
+    until(lambda: re.search(r"loading: opening the weights of .*data/reader, \d+ s", panel.said.value))
+    assert (panel.stop.description, panel.stop.disabled, panel.start.disabled) == ("Cancel", False, True)
     panel.stop.click()
+    until(lambda: "ready" in panel.said.value and not panel.start.disabled)
+    panel.start.click()
+    until(lambda: "waiting until another model is loaded" in panel.said.value)
+    held.set()
+    until(lambda: panel.state == "finished")
+    assert len(loads) == 2
+
+
+def test_a_model_that_cannot_be_loaded_is_an_error_of_its_field(panel, monkeypatch):
+    def check(self, path):
+        raise ValueError(f"{path} is damaged: fetch it again")
+
+    panel.start.click()
+    until(lambda: panel.state == "finished")
+    first = panel.stream
+    monkeypatch.setattr(Loading, "check", check)
+    panel.model.value = "someone/model"
+    panel.start.click()
+    until(lambda: "someone/model is damaged" in panel.notes["model"].value)
+    assert panel.stream is first, "what is loaded stays until another can be"
+
+
+def test_a_question_before_the_start_is_an_error_below_the_question(panel):
+    panel.ask.click()
+    until(lambda: "press Start first" in panel.notes["question"].value and not panel.ask.disabled)
+    panel.question.value = " "
+    until(lambda: panel.notes["question"].value == "")
+    panel.ask.click()
+    until(lambda: "QUESTION=&#x27; &#x27;: give a text" in panel.notes["question"].value)
+
+
+def test_the_questions_of_the_model_are_offered(panel):
+    assert panel.offered.options == (CHOOSE, *READER_QUESTIONS) and "no others" in panel.limits.value
+    panel.offered.value = READER_QUESTIONS[1]
+    assert panel.question.value == READER_QUESTIONS[1]
+    panel.model.value = "Qwen/Qwen2.5-VL-3B-Instruct"
+    until(lambda: panel.offered.options == (CHOOSE, *OTHER_QUESTIONS) and "no others" not in panel.limits.value)
+    assert panel.question.value == READER_QUESTIONS[1], "a question that was chosen stays"
 
 
 def test_a_page_without_widgets_shows_a_summary(panel):
@@ -64,55 +293,52 @@ def test_a_page_without_widgets_shows_a_summary(panel):
         assert text in shown["text/html"], text
     assert "<img" not in shown["text/html"]
     panel.start.click()
-    panel.stream.wait(60)
     until(lambda: "finished" in panel.said.value)
     shown = panel._repr_mimebundle_()["text/html"]
-    assert (
-        "12 of 12 chunks" in shown and "image/png" in shown and len(re.findall("class='(?:evicted|window|sink)'", shown)) == 12
-    )
-
-
-@pytest.mark.parametrize(
-    ("field", "value", "message"),
-    [("video", "nowhere.mp4", "FileNotFoundError.*nowhere.mp4"), ("budget", 20, "ValueError.*raise max_cache_tokens")],
-)
-def test_errors_are_shown_and_the_panel_stays_usable(panel, field, value, message):
-    before = getattr(panel, field).value
-    getattr(panel, field).value = value
-    panel.start.click()
-    until(lambda: re.search(message, panel.said.value))
-    getattr(panel, field).value = before
-    panel.start.click()
-    until(lambda: panel.stream is not None and panel.stream.rows)
-    panel.stop.click()
-
-
-def test_a_question_before_the_start_is_an_error_in_the_panel(panel):
-    panel.ask.click()
-    until(lambda: "press Start first" in panel.said.value)
-    until(lambda: not panel.ask.disabled)
+    assert "12 of 12 chunks" in shown and "<svg" in shown and len(re.findall("class='(?:evicted|window|sink)'", shown)) == 12
 
 
 def test_texts_from_fields_and_errors_are_escaped(panel):
-    panel.video.value = "<img src=x onerror=alert(1)>.mp4"
+    panel.video.value = panel.model.value = "<img src=x onerror=alert(1)>.mp4"
     panel.start.click()
-    until(lambda: "FileNotFoundError" in panel.said.value)
-    for html in (panel.said.value, panel.summary()):
+    until(lambda: "no video at" in panel.notes["video"].value and "no model" in panel.notes["model"].value)
+    for html in (panel.notes["video"].value, panel.notes["model"].value, panel.summary()):
         assert "<img" not in html and "&lt;img src=x" in html
 
 
-def test_a_long_film_strip_keeps_the_sink_and_the_newest(monkeypatch):
-    monkeypatch.setattr(dashboard, "LAST_PICTURES", 3)
-    pictures = [np.full((4, 6, 3), level, np.uint8) for level in range(10)]
-    strip = film_strip(pictures, ["sink", *["evicted"] * 7, "window", "window"])
-    found = re.findall(r"title='chunk (\d+): (\w+)'", strip)
-    assert found == [("0", "sink"), ("7", "evicted"), ("8", "window"), ("9", "window")]
+def test_a_new_panel_stops_the_stream_of_the_old_one(slow):
+    slow.start.click()
+    slow.on.release(2)
+    until(lambda: slow.state == "running")
+    Dashboard("data/reader", "data/clips/short.mp4", 250).close()
+    assert slow.state == "stopped"
+    slow.on.release(20)
 
 
-def test_answers_are_escaped_and_the_newest_stands_first():
-    row = dict(time_s=1.0, question="<i>", answer="<b>", ttft=0.01, truth="", correct=False)
-    table = answer_table([row, row | {"answer": "later", "truth": None}])
-    assert table.index("later") < table.index("&lt;b&gt;")
-    assert "(none)" in table and not re.search("<[bis]>", table)
-    assert "&lt;i&gt;" in table and "&lt;s&gt;" in answer_table([row | {"truth": "<s>"}])
-    assert "one / two" in answer_table([row | {"answer": "one\ntwo"}])
+def test_a_drawing_that_fails_is_not_the_last(panel, monkeypatch, caplog):
+    monkeypatch.setattr(panel, "show_buttons", lambda *_: 1 / 0)
+    panel.start.click()
+    until(lambda: "the panel could not be drawn" in caplog.text)
+    monkeypatch.undo()
+    panel._redraw.now()
+    until(lambda: "finished" in panel.said.value or "running" in panel.said.value)
+
+
+def test_the_pause_between_drawings_grows_with_what_a_drawing_takes():
+    assert (redraw.EVERY, redraw.SHARE) == (1.0, 0.01)
+    assert redraw.pause_after(0.001) == 1.0
+    assert redraw.pause_after(0.05) == pytest.approx(5.0)
+
+
+def test_many_requests_are_one_drawing(panel, monkeypatch):
+    drawn, held = [], threading.Event()
+    drawing = redraw.Redraw(lambda: (drawn.append(1), held.wait(60)), lambda: False)
+    drawing.now()
+    until(lambda: drawn)
+    for _ in range(100):
+        drawing.now()
+    held.set()
+    until(lambda: len(drawn) == 2)
+    drawing.now()
+    until(lambda: len(drawn) == 3)
+    drawing.close()

@@ -1,15 +1,22 @@
 """A stream in its thread: started, paused, stopped and asked from another."""
 
+import base64
+import io
 import signal
 import threading
 import time
+import warnings
+from contextlib import contextmanager
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from kvlib import EvictionConfig
-from kvlib.lab.panel.live import KINDS, LiveStream
+from kvlib.lab.panel import live as live_module
+from kvlib.lab.panel.live import CHANGES, KINDS, LiveStream
 from kvlib.lab.report import paths
+from kvlib.video import VideoChunk, VideoChunks
 
 CLIP = paths.DATA / "clips/short.mp4"
 CHUNKS = 12  # of two frames, at two frames per second
@@ -21,12 +28,65 @@ class Stepwise(LiveStream):
     def __init__(self, engine, **options):
         self.on = threading.Semaphore(0)
         self.seen = threading.Semaphore(0)
-        super().__init__(engine, CLIP, 2, 2.0, self._wait, **options)
+        super().__init__(engine, CLIP, 2, 2.0, self._pass, **options)
 
-    def _wait(self):
+    def _pass(self):
         self.seen.release()
         if self.state in ("running", "paused"):
             assert self.on.acquire(timeout=20)
+
+
+class Camera(VideoChunks):
+    """A live source: chunks of the clip again and again, as quickly as they are taken, and no length."""
+
+    def __init__(self, chunks: int = 10**9):
+        super().__init__(CLIP, 2, 2.0)
+        self.left, self.closed = chunks, threading.Event()
+
+    def __len__(self):
+        raise TypeError("a live source has no length")
+
+    def __iter__(self):
+        frames = np.random.default_rng(0).integers(0, 256, (2, 56, 84, 3), dtype=np.uint8)
+        try:
+            for index in range(self.left):
+                yield VideoChunk(frames, (index, index + 0.5), 2.0)
+        finally:
+            self.closed.set()
+
+
+class Hanging(Camera):
+    """A source that gives `chunks` and then nothing, until the test lets it end."""
+
+    def __iter__(self):
+        yield from super().__iter__()
+        assert self.over.wait(60)
+
+    over = threading.Event()
+
+
+@contextmanager
+def interrupts_raise():
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def interrupt() -> None:
+    signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)
+
+
+def until(condition, seconds: float = 60) -> None:
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "it never came to that"
+        time.sleep(0.005)
+
+
+def picture(jpeg: str) -> np.ndarray:
+    return np.asarray(Image.open(io.BytesIO(base64.b64decode(jpeg))))
 
 
 @pytest.fixture
@@ -37,34 +97,62 @@ def stream(engine):
 def test_a_stream_runs_to_its_end(engine):
     ends = []
     live = LiveStream(engine(EvictionConfig(250)), CLIP, 2, 2.0, lambda: ends.append(live.state))
-    assert live.state == "ready"
+    assert (live.state, live.total) == ("ready", CHUNKS)
     live.start()
     live.wait(60)
-    assert (live.state, live.error) == ("finished", None)
+    until(lambda: ends[-1:] == ["finished"])
+    assert (live.state, live.error, live.warning, live.processed) == ("finished", None, "", CHUNKS)
     assert ends == ["running"] * CHUNKS + ["finished"]
     assert [row["chunk"] for row in live.rows] == list(range(CHUNKS))
     assert max(row["cache_tokens"] for row in live.rows) <= 250
     assert {row["event"] for row in live.rows} == {"", "eviction"}
-    assert live.pictures[0].shape == (36, 72, 3) and live.pictures[0].dtype == np.uint8
     kinds = live.kinds()
-    assert (kinds[0], kinds[-1], len(kinds)) == ("sink", "window", CHUNKS)
-    assert set(kinds) == {"sink", "window", "evicted"} <= set(KINDS)
-    alive = sum(kind != "evicted" for kind in kinds)
+    assert (kinds[0], kinds[CHUNKS - 1], len(kinds)) == ("sink", "window", CHUNKS)
+    assert set(kinds.values()) == {"sink", "window", "evicted"} <= set(KINDS)
+    alive = sum(kind != "evicted" for kind in kinds.values())
     assert alive == len(live.engine.cache_manager.chunks)
+
+
+def test_pictures_are_the_last_frames_of_their_chunks(engine):
+    live = LiveStream(engine(), CLIP, 2, 2.0)
+    live.start()
+    live.wait(60)
+    for index, chunk in enumerate(VideoChunks(CLIP, 2, 2.0)):
+        small = picture(live.pictures[index])
+        assert small.shape == (36, 72, 3)
+        whole = Image.fromarray(chunk.frames[-1]).resize((72, 36), Image.Resampling.BOX)
+        assert np.abs(small.astype(int) - np.asarray(whole)).mean() < 6
+
+
+def test_frames_are_made_smaller_but_never_larger(engine, monkeypatch):
+    def heights(height: int) -> set:
+        live, seen = LiveStream(engine(), CLIP, 2, 2.0, height=height), set()
+        append = live.engine.append_video_chunk
+        monkeypatch.setattr(live.engine, "append_video_chunk", lambda f, fps: seen.add(f.shape[1:3]) or append(f, fps))
+        live.start()
+        live.wait(60)
+        return seen
+
+    own = next(iter(VideoChunks(CLIP, 2, 2.0))).frames.shape[1:3]
+    assert heights(70) == {(70, 140)} and own == (280, 560)
+    assert heights(0) == heights(10_000) == {own}
 
 
 def test_a_question_is_answered_mid_stream_and_leaves_it_as_it_was(stream):
     stream.start()
     assert stream.seen.acquire(timeout=20)
+    stream.pause()  # the thread that answers must have returned from the first chunk
+    stream.on.release()
     before = stream.engine.cache_manager.fingerprint()
     row = stream.ask("What?", max_new_tokens=4)
     assert stream.engine.cache_manager.fingerprint() == before
-    assert stream.answers == [row]
-    assert (row["time_s"], row["truth"]) == (stream.rows[0]["time_s"], "A Short Clip")
+    assert list(stream.answers) == [row]
+    assert (row["time_s"], row["truth"], stream.processed) == (stream.rows[0]["time_s"], "A Short Clip", 1)
     assert row["correct"] == (row["answer"] == "A Short Clip")
     stream.on.release(CHUNKS)
+    stream.start()
     stream.wait(60)
-    assert len(stream.rows) == CHUNKS
+    assert stream.processed == CHUNKS
 
 
 def test_a_question_does_not_wait_for_more_than_the_chunk_in_flight(engine, monkeypatch):
@@ -76,8 +164,7 @@ def test_a_question_does_not_wait_for_more_than_the_chunk_in_flight(engine, monk
         events.append("chunk")
         askers.append(threading.Thread(target=live.ask, args=("What?", 1)))
         askers[-1].start()
-        while not live._questions:  # it is known to wait now
-            pass
+        until(lambda: live.questions_waiting)
         return append(*arguments)
 
     monkeypatch.setattr(live.engine, "append_video_chunk", watch)
@@ -90,33 +177,65 @@ def test_a_question_does_not_wait_for_more_than_the_chunk_in_flight(engine, monk
 
 
 def test_an_interrupt_while_a_question_waits_does_not_stop_the_stream(engine, monkeypatch):
-    """ctrl-C in `ask`, which waits for a chunk in flight, in the main thread as in a notebook."""
+    """ctrl-C in `ask`, which waits for a chunk in flight, in the main thread as in a notebook. The question is not asked."""
     live = LiveStream(engine(EvictionConfig(250)), CLIP, 2, 2.0)
-    append, main = live.engine.append_video_chunk, threading.main_thread().ident
-    inside, interrupted = threading.Event(), threading.Event()
+    append = live.engine.append_video_chunk
+    inside, interrupted, asked = threading.Event(), threading.Event(), []
 
     def interrupt_the_question(*arguments):
         if not inside.is_set():
             inside.set()
-            while not live._questions:
-                time.sleep(0.001)
+            until(lambda: live.questions_waiting)
             time.sleep(0.05)  # the question waits for this chunk now
-            signal.pthread_kill(main, signal.SIGINT)
+            interrupt()
             assert interrupted.wait(20)
         return append(*arguments)
 
     monkeypatch.setattr(live.engine, "append_video_chunk", interrupt_the_question)
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    try:
+    monkeypatch.setattr(live.engine, "ask", lambda *a, **k: asked.append(a))
+    with interrupts_raise():
         live.start()
         assert inside.wait(20)
         with pytest.raises(KeyboardInterrupt):
             live.ask("What?", 1)
-    finally:
-        signal.signal(signal.SIGINT, before)
-        interrupted.set()
+    interrupted.set()
     live.wait(20)
-    assert (live.state, len(live.rows), live._questions) == ("finished", CHUNKS, set())
+    assert (live.state, live.processed, live.questions_waiting, asked) == ("finished", CHUNKS, 0, [])
+
+
+def test_interrupts_at_any_moment_of_many_questions_leave_the_stream_alive(engine):
+    live = LiveStream(engine(EvictionConfig(250)), Camera())
+    live.start()
+    until(lambda: live.processed)
+    ended, interrupts = threading.Event(), 0
+
+    def disturb():
+        random = np.random.default_rng(0)
+        while not ended.wait(random.uniform(0, 0.02)):
+            interrupt()
+
+    with interrupts_raise():
+        disturber = threading.Thread(target=disturb)
+        try:
+            disturber.start()
+            while interrupts < 60:
+                try:
+                    live.ask("What?", 1)
+                except KeyboardInterrupt:
+                    interrupts += 1
+        finally:
+            while disturber.is_alive():
+                try:
+                    ended.set()
+                    disturber.join()
+                except KeyboardInterrupt:
+                    pass
+    then = live.processed
+    until(lambda: live.processed > then)
+    assert live.ask("What?", 1)["time_s"] > 0
+    live.stop()
+    live.wait(20)
+    assert live.state == "stopped"
 
 
 def test_pause_start_and_stop(stream):
@@ -125,17 +244,62 @@ def test_pause_start_and_stop(stream):
     stream.pause()
     stream.on.release()
     assert not stream.seen.acquire(timeout=0.5), "a paused stream processes nothing"
-    assert (stream.state, len(stream.rows)) == ("paused", 1)
+    assert (stream.state, stream.processed) == ("paused", 1)
     stream.start()
     assert stream.seen.acquire(timeout=20)
-    assert (stream.state, len(stream.rows)) == ("running", 2)
+    assert (stream.state, stream.processed) == ("running", 2)
     stream.on.release(CHUNKS)
     stream.stop()
-    processed = len(stream.rows)
+    stream.wait(20)
+    processed = stream.processed
     assert stream.state == ("stopped" if processed < CHUNKS else "finished")
     stream.start()
-    assert len(stream.rows) == processed, "the end is the end"
+    assert stream.processed == processed, "the end is the end"
     assert stream.ask("What?", max_new_tokens=2)["answer"] is not None
+
+
+def test_a_pause_in_the_last_chunk_ends_as_the_stream_does(stream):
+    stream.start()
+    for _ in range(CHUNKS - 1):
+        assert stream.seen.acquire(timeout=20)
+        stream.on.release()
+    assert stream.seen.acquire(timeout=20)  # the last chunk; the thread waits in its notice
+    stream.pause()
+    assert stream.state == "paused"
+    stream.on.release()
+    stream.wait(20)
+    assert (stream.state, stream.processed) == ("finished", CHUNKS)
+
+
+def test_a_call_in_any_state_leads_to_a_state_that_is_known():
+    """All pairs, so that no call brings an ended stream back to life."""
+    states = {"ready", "running", "paused", "finished", "stopped", "failed"}
+    for moves in CHANGES.values():
+        assert moves.keys() | set(moves.values()) <= states
+        assert not moves.keys() & {"finished", "stopped", "failed"}
+
+
+def test_calls_from_many_threads_leave_one_stream(engine, monkeypatch):
+    live = LiveStream(engine(EvictionConfig(250)), CLIP, 2, 2.0)
+    append, inside, most = live.engine.append_video_chunk, [], []
+
+    def watch(*arguments):
+        inside.append(1)
+        most.append(len(inside))
+        result = append(*arguments)
+        inside.pop()
+        return result
+
+    monkeypatch.setattr(live.engine, "append_video_chunk", watch)
+    calls = [threading.Thread(target=call) for call in (live.start, live.start, live.pause, live.start) * 10]
+    for call in calls:
+        call.start()
+    for call in calls:
+        call.join()
+    live.start()
+    live.wait(60)
+    assert (live.state, live.processed, max(most)) == ("finished", CHUNKS, 1)
+    assert [row["chunk"] for row in live.rows] == list(range(CHUNKS))
 
 
 def test_what_ends_a_stream_is_kept_and_questions_still_work(engine, monkeypatch):
@@ -151,11 +315,100 @@ def test_what_ends_a_stream_is_kept_and_questions_still_work(engine, monkeypatch
     monkeypatch.setattr(live.engine, "append_video_chunk", append)
     live.start()
     live.wait(60)
-    assert live.state == "failed" and str(live.error) == "no memory left"
-    assert len(live.rows) == 2
+    assert (live.state, live.error_from, str(live.error)) == ("failed", "engine", "no memory left")
+    assert live.error.__traceback__ is None, "its frames would hold the chunk"
+    assert live.processed == 2
     assert live.ask("What?", max_new_tokens=2)["time_s"] == live.rows[-1]["time_s"]
 
 
-def test_a_question_before_the_first_chunk_is_refused(engine):
+def test_a_video_that_cannot_be_read_further_ends_the_stream(engine):
+    class Damaged(Camera):
+        def __iter__(self):
+            yield from super().__iter__()
+            raise ValueError("frames 6 to 7 cannot be decoded")
+
+    live = LiveStream(engine(), Damaged(3))
+    live.start()
+    live.wait(60)
+    assert (live.state, live.error_from, live.processed) == ("failed", "video", 3)
+    assert "frames 6 to 7" in str(live.error)
+
+
+@pytest.mark.parametrize("thread", ["its own", "another"])
+def test_a_warning_of_the_reader_is_kept_each_time(engine, thread):
+    """The reader of the video may decode in a thread of its own, and Python shows the same warning only once."""
+
+    def warn():
+        warnings.warn_explicit("cut.mp4 ends at 3.0 s", UserWarning, "/x/kvlib/video/chunks.py", 1, "kvlib.video.chunks", {})
+
+    class Cut(Camera):
+        def __iter__(self):
+            yield from super().__iter__()
+            warner = threading.Thread(target=warn)
+            warner.run() if thread == "its own" else (warner.start(), warner.join())
+
+    usual = warnings.showwarning
+    for _ in range(2):
+        live = LiveStream(engine(), Cut(3))
+        live.start()
+        live.wait(60)
+        assert (live.state, live.warning) == ("finished", "cut.mp4 ends at 3.0 s")
+    assert warnings.showwarning is usual
+
+
+def test_a_source_that_hangs_holds_up_neither_questions_nor_a_stop(engine):
+    Hanging.over.clear()
+    source = Hanging(2)
+    live = LiveStream(engine(), source)
+    assert live.total is None
+    live.start()
+    until(lambda: live.processed == 2)
+    assert live.ask("What?", 1)["time_s"] == 1.5
+    live.stop()
+    began = time.monotonic()
+    live.wait(20)
+    assert live.state == "stopped" and time.monotonic() - began < 20, "the wait has ended by itself"
+    Hanging.over.set()
+
+
+def test_a_stop_closes_the_source(engine):
+    source = Camera()
+    live = LiveStream(engine(EvictionConfig(250)), source)
+    live.start()
+    until(lambda: live.processed > 3)
+    live.stop()
+    assert source.closed.wait(20)
+
+
+def test_an_endless_stream_keeps_a_bounded_number_of_rows_and_pictures(engine, monkeypatch):
+    monkeypatch.setattr(live_module, "LAST_PICTURES", 20)
+    monkeypatch.setattr(live_module, "MAX_ANSWERS", 3)
+    monkeypatch.setattr("kvlib.lab.panel.record.MAX_ROWS", 32)
+    live = LiveStream(engine(EvictionConfig(100)), Camera(300))
+    live.start()
+    until(lambda: live.processed)
+    for _ in range(5):
+        live.ask("What?", 1)
+    live.wait(60)
+    assert (live.state, live.processed) == ("finished", 300)
+    assert len(live.rows) <= 32 and live.rows[-1]["chunk"] == 299
+    assert sorted(live.pictures) == [0, *range(280, 300)], "the sink and the newest"
+    assert live.kinds().keys() == live.pictures.keys()
+    assert len(live.answers) == 3
+
+
+def test_a_question_before_the_first_chunk_is_refused_and_the_stream_can_start(engine):
+    live = LiveStream(engine(), CLIP, 2, 2.0)
     with pytest.raises(ValueError, match="nothing was appended yet"):
-        LiveStream(engine(), CLIP, 2, 2.0).ask("What?")
+        live.ask("What?")
+    live.start()
+    live.wait(60)
+    assert live.processed == CHUNKS
+
+
+def test_a_stream_that_has_ended_holds_no_thread(engine):
+    before = {thread.name for thread in threading.enumerate()}
+    live = LiveStream(engine(), CLIP, 2, 2.0)
+    live.start()
+    live.wait(60)
+    until(lambda: not {thread.name for thread in threading.enumerate()} & {"kvlib-stream", "kvlib-reader"} - before)

@@ -9,7 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from kvlib.lab.figures.labels import label
-from kvlib.lab.figures.style import BLUE, LIMIT, RED, SERIES, STYLE, TWO_COLUMNS, legend_below, line_styles, new_figure
+from kvlib.lab.figures.style import BLUE, LIMIT, SERIES, STYLE, TWO_COLUMNS, legend_below, line_styles, new_figure
 
 
 def plot_sinks(increments: pd.DataFrame, sinks: pd.DataFrame, constant: int = 128) -> Figure:
@@ -59,27 +59,6 @@ def plot_memory(chunks: pd.DataFrame, budget_tokens: int, limit_bytes: int | Non
             right.axhline(limit_bytes / scale, label=label(f"limit {limit_bytes / scale:.3g} {unit}"), **LIMIT)
         right.set(ylabel=label(f"keys and values ({unit})"), title=label("Bytes"))
         legend_below(fig, ncols=3)
-    return fig
-
-
-def plot_live(chunks: pd.DataFrame, budget_tokens: int) -> Figure:
-    """A stream while it runs: cache length against the budget with evictions marked, and milliseconds per chunk.
-
-    Args:
-        chunks: one row per chunk: `chunk`, `cache_tokens`, `cache_bytes`, `seconds`, `event` ("" or "eviction").
-        budget_tokens: a line in the left panel.
-    """
-    fig, (left, right) = new_figure(TWO_COLUMNS, 1.9, ncols=2)
-    scale, unit = _byte_unit(chunks["cache_bytes"].max())
-    with plt.rc_context(STYLE):
-        left.plot(chunks["chunk"], chunks["cache_tokens"], color=BLUE)
-        _mark_events(left, chunks["chunk"], chunks["cache_tokens"], chunks["event"], BLUE)
-        left.axhline(budget_tokens, **LIMIT)
-        held = chunks["cache_bytes"].iloc[-1] / scale
-        left.set(xlabel=label("chunk"), ylabel=label("tokens stored"), ylim=(0, None))
-        left.set_title(label(f"{held:.3g} {unit} held, budget {budget_tokens:,}"))
-        right.plot(chunks["chunk"], 1e3 * chunks["seconds"], color=RED)
-        right.set(xlabel=label("chunk"), ylabel=label("milliseconds"), ylim=(0, None), title=label("Time per chunk"))
     return fig
 
 

@@ -1,217 +1,233 @@
 """The panel of a running stream: choose, start, pause, stop, see memory and frames, and ask questions meanwhile."""
 
-import base64
-import io
 import threading
-import time
-from collections.abc import Sequence
+import weakref
+from functools import partial
 from html import escape
 
-import ipywidgets as widgets
-import pandas as pd
-from PIL import Image
+import torch
 
-from kvlib import EvictionConfig, VideoStreamingInference
-from kvlib.evictor import POSITION_MODES
-from kvlib.lab.figures import memory_plots, style
-from kvlib.lab.panel.live import KINDS, LiveStream
+from kvlib import VideoStreamingInference
+from kvlib.lab.panel.live import LiveStream, subtitles_beside
+from kvlib.lab.panel.loading import Cancelled, Loading
+from kvlib.lab.panel.redraw import Redraw
+from kvlib.lab.panel.settings import (
+    CHOOSE,
+    PanelSettings,
+    find_problems,
+    is_reader,
+    message,
+    question_problem,
+    video_source,
+)  # fmt: skip
+from kvlib.lab.panel.view import NO_STREAM, PanelView, note, place_of, progress_text
 from kvlib.lab.report import paths
-from kvlib.lab.study import runs
-from kvlib.policies import POLICIES, Importance
-from kvlib.policies.scorers import SCORERS
+from kvlib.video import VideoChunks
 
-COLORS = dict(zip(KINDS, (style.ORANGE, style.GREEN, style.BLUE, "#CCCCCC"), strict=True))
-DRAW_EVERY = 1.0  # seconds between two drawings while the stream runs
-LAST_PICTURES = 120  # of the film strip; the sink is always among them
-TABLE_STYLE = (
-    "<style>.answers :is(td, th) { padding: 0.2em 1.5em 0.2em 0; text-align: left !important; line-height: 1.3 }</style>"
-)
-EXAMPLES = ("What text is on screen now?", "What is the title of this video?", "What did the red card say?")
+OUT_OF_MEMORY = "memory ended ({}): lower the budget, the height or the frames per chunk"
 
 
-class Dashboard(widgets.VBox):
-    """One stream at a time, on a model that is loaded again when its path changes. Errors are shown in the panel.
+class Dashboard(PanelView):
+    """One stream at a time, on a model that is loaded again when its path changes. An error stands beside what caused it.
 
-    model_path, video, budget (tokens), chunk_frames, sample_fps: the first values of the fields. Nothing runs before "Start".
-    Where widgets cannot be shown, such as in an exported page, `summary` is shown instead.
+    model_path, video (a file, a URL or a camera), budget (tokens), chunk_frames, sample_fps, height (pixels, 0 = the video's
+    own): the first values of the fields. Nothing runs before "Start". A new panel stops the streams of older ones, whose
+    buttons may be gone because their cell was run again. Where widgets cannot be shown, such as in an exported page, `summary`
+    is shown.
+
+    `state` is loading, or that of the stream, or ready when there is none. The buttons' handlers run in the kernel's main
+    thread, one after the other. Opening, loading and questions have threads of their own, and one thread writes to the widgets.
     """
 
-    def __init__(self, model_path: str, video: str, budget: int, chunk_frames: int = 2, sample_fps: float = 2.0):
-        wide = dict(layout={"width": "97%"}, style={"description_width": "7em"})
-        clips = [paths.shown(path) for path in sorted((paths.DATA / "clips").glob("*.mp4"))]
-        self.model = widgets.Text(model_path, description="model", **wide)
-        self.video = widgets.Combobox(value=video, options=clips, description="video", **wide)
-        self.budget = widgets.BoundedIntText(budget, min=1, max=10**9, description="budget", **narrow(14, "7em"))
-        policies = [name for name in POLICIES if name != "importance"] + list(SCORERS)  # "importance" is offered as its scorers
-        self.policy = widgets.Dropdown(options=policies, description="policy", **narrow(15))
-        self.mode = widgets.Dropdown(options=POSITION_MODES, value="remap", description="positions", **narrow(13))
-        self.frames = widgets.BoundedIntText(chunk_frames, min=1, max=1024, description="frames/chunk", **narrow(10))
-        self.fps = widgets.BoundedFloatText(sample_fps, min=0.01, max=1000, description="frames/s", **narrow(8))
-        self.start, self.pause, self.stop = (
-            widgets.Button(description=name, icon=icon, button_style=style)
-            for name, icon, style in (("Start", "play", "primary"), ("Pause", "pause", ""), ("Stop", "stop", ""))
-        )
-        self.progress = widgets.IntProgress(min=0, max=1, layout={"width": "30em"})
-        self.said = widgets.HTML()
-        self.plot = widgets.Image(format="png", layout={"width": "97%", "display": "none"})
-        self.film = widgets.HTML()
-        self.question = widgets.Combobox(value=EXAMPLES[0], options=EXAMPLES, description="question", **wide)
-        self.ask = widgets.Button(description="Ask", icon="question", button_style="primary")
-        self.answers = widgets.HTML()
-        self.stream: LiveStream | None = None
-        self._loaded: tuple[str, tuple] | None = None
-        self._drawn, self._drawing = 0.0, threading.Lock()
-        self.start.on_click(self._start)
-        self.pause.on_click(self._pause)
-        self.stop.on_click(self._stop)
-        self.ask.on_click(self._ask)
-        choices = widgets.HBox([self.budget, self.policy, self.mode, self.frames, self.fps], layout={"flex_flow": "row wrap"})
-        controls = widgets.HBox([self.start, self.pause, self.stop, self.progress])
+    _panels: weakref.WeakSet = weakref.WeakSet()
+
+    def __init__(
+        self, model_path: str, video: str, budget: int, chunk_frames: int = 2, sample_fps: float = 2.0, height: int = 0
+    ):
         super().__init__(
-            [self.model, self.video, choices, controls, self.said, self.plot, self.film, self.question, self.ask, self.answers]
-        )
+            dict(
+                MODEL_PATH=str(model_path), VIDEO_PATH=str(video), MAX_CACHE_TOKENS=budget, POSITION_MODE="remap",
+                CHUNK_FRAMES=chunk_frames, SAMPLE_FPS=sample_fps, HEIGHT=height,
+            )
+        )  # fmt: skip
+        self._run: tuple[LiveStream, PanelSettings] | None = None
+        self._job: tuple[Loading, PanelSettings] | None = None
+        self._loaded: tuple[str, tuple] | None = None
+        self._errors: dict[str, str] = {}  # by place: one of NOTED, or "start"
+        self._lock = threading.Lock()  # of the changes between states
+        self._asking = threading.Lock()  # held while a question waits or is answered
+        self._check_fields()
         self._show()
+        self._redraw = Redraw(self._show, lambda: self.state in ("loading", "running"))
+        buttons = (self.start, self._start), (self.pause, self._pause), (self.stop, self._stop), (self.ask, self._ask)
+        for button, handler in buttons:
+            button.on_click(handler)
+        for name, field in self.fields.items():
+            field.observe(partial(self._edited, place_of(name)), "value")
+        self.question.observe(partial(self._edited, "question"), "value")
+        self.offered.observe(self._choose, "value")
+        for older in list(self._panels):
+            older.stop_all()
+        self._panels.add(self)
 
-    def summary(self) -> str:
-        """The present content of the panel as HTML, for a page without a kernel: choices, plot, frames and answers."""
-        fields = (self.model, self.video, self.budget, self.policy, self.mode, self.frames, self.fps)
-        choices = "; ".join(f"{escape(field.description)}: {escape(str(field.value))}" for field in fields)
-        picture = base64.b64encode(self.plot.value).decode()
-        plot = f"<img src='data:image/png;base64,{picture}' style='max-width: 97%'>" if picture else ""
-        parts = f"Panel in JupyterLab. {choices}", self.said.value, plot, self.film.value, self.answers.value
-        return "".join(f"<div>{part}</div>" for part in parts if part)
+    @property
+    def stream(self) -> LiveStream | None:
+        """The stream that is shown, which may have ended."""
+        run = self._run
+        return run and run[0]
 
-    def _repr_mimebundle_(self, **kwargs) -> dict:
-        return super()._repr_mimebundle_(**kwargs) | {"text/html": self.summary()}
+    @property
+    def state(self) -> str:
+        stream = self.stream
+        return "loading" if self._job else stream.state if stream else "ready"
+
+    def stop_all(self) -> None:
+        """Stop the stream, or cancel what is loading."""
+        with self._lock:
+            job, self._job = self._job, None
+            if job is not None:
+                job[0].cancel()
+            elif self._run is not None:
+                self._run[0].stop()
+        self._redraw.now()
+
+    def close(self) -> None:
+        """Stop the stream and take the panel from the page."""
+        self.stop_all()
+        self._redraw.close()
+        super().close()
+
+    def _check_fields(self, *places: str) -> None:
+        """Put what is wrong with the fields of these places, or of all, beside them, and take away what is wrong no more."""
+        found = find_problems(self.values())
+        for place in places or ("model", "video", "settings"):
+            problems = [problem for name, problem in found.items() if place_of(name) == place]
+            self._set_error(place, "\n".join(problems))
+
+    def _set_error(self, place: str, text: str) -> None:
+        if text:
+            self._errors[place] = text
+        else:
+            self._errors.pop(place, None)
+
+    def _edited(self, place: str, _) -> None:
+        if place == "question":
+            self._set_error(place, "")
+        else:
+            self._check_fields(place)
+        self._redraw.now()
+
+    def _choose(self, change) -> None:
+        if change["new"] not in (None, CHOOSE):
+            self.question.value = change["new"]
 
     def _start(self, _) -> None:
-        if self.stream is not None and self.stream.state == "paused":
-            self.stream.start()
-            return self._show()
-        try:
-            self._say("loading ...")
-            self.stream = None
-            video = paths.video_path(self.video.value)
-            self.stream = LiveStream(self._engine(), video, self.frames.value, self.fps.value, self._changed)
-        except Exception as error:  # shown in the panel
-            return self._fail(error)
-        self.answers.value, self._drawn = "", 0.0
-        self.stream.start()
-        self._show()
-
-    def _engine(self) -> VideoStreamingInference:
-        path = paths.model_path(self.model.value)
-        if self._loaded is None or self._loaded[0] != path:
-            self._loaded = path, runs.load(path)
-        model, processor = self._loaded[1]
-        name = self.policy.value
-        policy = Importance(name) if name in SCORERS else name
-        config = EvictionConfig(self.budget.value, policy=policy, position_mode=self.mode.value)
-        return VideoStreamingInference(model, processor, model.device, config)
+        with self._lock:
+            if self.state == "paused":
+                self._run[0].start()
+            elif self.state not in ("loading", "running"):
+                self._check_fields()
+                self._set_error("start", "")
+                if not self._errors.keys() & {"model", "video", "settings"}:
+                    self._job = Loading(), PanelSettings(**self.values())
+                    threading.Thread(target=self._begin, args=(self._job,), daemon=True).start()
+        self._redraw.now()
 
     def _pause(self, _) -> None:
         if self.stream is not None:
             self.stream.pause()
-        self._show()
+        self._redraw.now()
 
     def _stop(self, _) -> None:
-        if self.stream is not None:
-            self.stream.stop()
-        self._show()
+        self.stop_all()
 
     def _ask(self, _) -> None:
-        threading.Thread(target=self._answer, args=(self.question.value,), daemon=True).start()  # the page stays alive
+        threading.Thread(target=self._answer, args=(self.question.value,), daemon=True).start()
+
+    def _begin(self, job: tuple[Loading, PanelSettings]) -> None:
+        """Open the video, load the model and start the stream, unless it is cancelled meanwhile."""
+        loading, settings = job
+        place, text, run = "video", "", None
+        try:
+            loading.enter(f"opening {settings.VIDEO_PATH}")
+            chunks = VideoChunks(video_source(settings.VIDEO_PATH), settings.CHUNK_FRAMES, settings.SAMPLE_FPS)
+            subtitles_beside(chunks.path)  # a damaged .srt is noticed before the model is loaded
+            place = "model"
+            model, processor = self._load(job, paths.model_path(settings.MODEL_PATH))
+            place = "settings"
+            engine = VideoStreamingInference(model, processor, model.device, settings.eviction())
+            run = LiveStream(engine, chunks, changed=self._stream_changed, height=settings.HEIGHT), settings
+        except Cancelled:
+            return
+        except Exception as error:  # shown beside the field
+            text = message(error)
+        with self._lock:
+            if self._job is job:
+                self._job = None
+                if run is None:
+                    self._set_error(place, text)
+                else:
+                    self._errors.clear()
+                    self._run = run
+                    run[0].start()
+        self._redraw.now()
+
+    def _load(self, job: tuple[Loading, PanelSettings], path: str):
+        """Model and processor: those of before if the path is the same, else new ones, for which the old ones are dropped."""
+        loaded = self._loaded
+        if loaded is None or loaded[0] != path:
+            job[0].check(path)
+            with self._lock:
+                job[0].enter("")
+                self._loaded = self._run = None  # both hold the old model
+            loaded = path, job[0].load(path)
+            with self._lock:
+                job[0].enter("starting")
+                self._loaded = loaded
+        return loaded[1]
 
     def _answer(self, question: str) -> None:
-        self.ask.disabled = True
+        if not self._asking.acquire(blocking=False):
+            return  # the button was pressed twice
         try:
-            if self.stream is None:
-                raise ValueError("no chunk is processed yet: press Start first")
-            self.stream.ask(question)
-            self.answers.value = answer_table(self.stream.answers)
-        except Exception as error:
-            self._fail(error)
+            self._redraw.now()
+            stream, problem = self.stream, question_problem(question)
+            if problem or stream is None or not stream.processed:
+                raise ValueError(problem or "no chunk is processed yet: press Start first, or wait for the first chunk")
+            stream.ask(question)
+            self._set_error("question", "")
+        except Exception as error:  # shown beside the question
+            self._set_error("question", message(error))
         finally:
-            self.ask.disabled = False
+            self._asking.release()
+            self._redraw.now()
 
-    def _changed(self) -> None:
-        now = time.monotonic()
-        if self.stream.state != "running" or now - self._drawn >= DRAW_EVERY:
-            self._drawn = now
-            self._show()
+    def _stream_changed(self) -> None:
+        """Called by the stream after each chunk and at its end. While it runs it is drawn from time to time anyway."""
+        stream = self.stream
+        if stream is not None and stream.state != "running":
+            if stream.error is not None:
+                self._set_error(*_place_of_failure(stream))
+            self._redraw.now()
 
     def _show(self) -> None:
-        stream = self.stream
-        with self._drawing:
-            busy = stream is not None and stream.state in ("running", "paused")
-            self.start.disabled = stream is not None and stream.state == "running"
-            self.pause.disabled = stream is None or stream.state != "running"
-            self.stop.disabled = not busy
-            if stream is None:
-                return self._say("ready: Start streams the video; questions are answered between two chunks")
-            self.progress.max, self.progress.value = len(stream.chunks), len(stream.rows)
-            if stream.rows:
-                rows = pd.DataFrame(stream.rows)
-                self.plot.value = as_png(memory_plots.plot_live(rows, self.budget.value))
-                self.plot.layout.display = "block"
-                kinds = stream.kinds()  # before `pictures`, which may grow meanwhile
-                self.film.value = film_strip(stream.pictures, kinds)
-            if stream.error is not None:
-                return self._fail(stream.error)
-            last = stream.rows[-1] if stream.rows else {"time_s": 0.0, "cache_tokens": 0}
-            self._say(
-                f"{stream.state}: {len(stream.rows)} of {len(stream.chunks)} chunks, {last['time_s']:.0f} s of video, "
-                f"{last['cache_tokens']:,} tokens stored"
-            )
-
-    def _say(self, text: str) -> None:
-        self.said.value = f"<span>{escape(text)}</span>"
-
-    def _fail(self, error: Exception) -> None:
-        self.said.value = f"<b style='color: #b00020'>{escape(type(error).__name__)}: {escape(str(error))}</b>"
+        run, job, state = self._run, self._job, self.state
+        stream, used = run or (None, None)
+        said = f"loading: {job[0].progress()}" if job else progress_text(stream) if stream else NO_STREAM
+        error = self._errors.get("start", "")
+        self.show_buttons(state, self._asking.locked())
+        changing = job[1] if job else used if state in ("running", "paused") else None
+        self.show_notes(self._errors, changing, stream.warning if stream else "")
+        self.show_questions(is_reader(self.model.value))
+        self.show_stream(stream, used)
+        self.said.value = f"<div style='line-height: 1.3'>{escape(said)}{note(error) if error else ''}</div>"
 
 
-def narrow(width: int, description_width: str = "initial") -> dict:
-    """Layout and style of a field that is `width` em wide."""
-    return dict(layout={"width": f"{width}em"}, style={"description_width": description_width})
-
-
-def film_strip(pictures: Sequence, kinds: Sequence[str]) -> str:
-    """The last frame of every chunk as HTML, in a border whose colour is the chunk's kind; of many, the sink and the newest."""
-    places = [i for i, kind in enumerate(kinds) if kind == "sink" or i >= len(kinds) - LAST_PICTURES]
-    cells = [
-        f"<img title='chunk {i}: {kinds[i]}' class='{kinds[i]}' src='data:image/jpeg;base64,{as_jpeg(pictures[i])}' "
-        f"style='border: 3px solid {COLORS[kinds[i]]}; opacity: {0.45 if kinds[i] == 'evicted' else 1}; margin: 1px'>"
-        for i in places
-    ]
-    legend = " ".join(f"<span style='border-left: 1em solid {COLORS[kind]}; padding: 0 .6em'>{kind}</span>" for kind in KINDS)
-    return f"<div class='film'>{legend}<br>{''.join(cells)}</div>"
-
-
-def answer_table(answers: Sequence[dict]) -> str:
-    """The answers as HTML, the newest first, with a slash between lines. All texts are escaped."""
-    rows = [
-        {
-            "at (s)": f"{row['time_s']:.1f}",
-            "question": row["question"],
-            "answer": row["answer"].replace("\n", " / "),
-            "first token (ms)": f"{1e3 * row['ttft']:.0f}",
-            "text on screen": "" if row["truth"] is None else row["truth"].replace("\n", " / ") or "(none)",
-        }
-        for row in reversed(answers)
-    ]
-    return TABLE_STYLE + pd.DataFrame(rows).to_html(index=False, border=0, classes="answers", escape=True) if rows else ""
-
-
-def as_jpeg(picture) -> str:
-    """A picture uint8 [H, W, 3] as base64."""
-    buffer = io.BytesIO()
-    Image.fromarray(picture).save(buffer, "JPEG", quality=80)
-    return base64.b64encode(buffer.getvalue()).decode()
-
-
-def as_png(figure) -> bytes:
-    """A figure at screen resolution."""
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=130)
-    return buffer.getvalue()
+def _place_of_failure(stream: LiveStream) -> tuple[str, str]:
+    """Where to show what ended a stream, and the text."""
+    error = stream.error
+    if stream.error_from == "video":
+        return "video", message(error)
+    if isinstance(error, MemoryError | torch.OutOfMemoryError):
+        return "settings", OUT_OF_MEMORY.format(error)
+    return "settings" if isinstance(error, ValueError) else "start", message(error)

@@ -13,10 +13,10 @@ from kvlib.checkpoint import check_checkpoint
 from kvlib.evictor import POSITION_MODES
 from kvlib.lab.report import paths
 from kvlib.lab.study.runs import SINK_FPS
-from kvlib.lab.study.scoring import read_srt
 from kvlib.lab.study.synthetic import COLORS
 from kvlib.lab.video.calibration import first_frames
 from kvlib.lab.video.source import VideoSource
+from kvlib.lab.video.subtitles import read_srt
 
 
 def _no_bool(value):
