@@ -112,6 +112,12 @@ def test_a_run_whose_folder_was_deleted_meanwhile_does_not_count_as_finished(tmp
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_run_that_cannot_make_its_folder_has_failed_and_raises_nothing(tmp_path):
+    (tmp_path / "file").touch()
+    outcome = runs.execute_run("", "tiny", {}, tmp_path / "file" / "run", "0a1b2c3d")
+    assert outcome["status"] == "failed" and "NotADirectoryError" in outcome["error"]
+
+
 @pytest.mark.parametrize("broken", ["", "[]", "{}", "\xff", '{"parameters": {}}'])
 @pytest.mark.parametrize("file", ["done.json", "tiny_report.json"])
 def test_a_run_with_a_broken_file_is_done_again(tmp_path, file, broken):
