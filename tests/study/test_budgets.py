@@ -68,6 +68,20 @@ def test_a_short_video_begins_again_until_the_buffers_have_been_full(make, chunk
     assert last["chunks_in_window"] == 1 + (found.budget - 98) // 60
 
 
+def test_a_source_that_has_run_dry_is_named_and_not_asked_for_ever():
+    class Dry:
+        passes = 0
+
+        def chunks(self, label):
+            self.passes += 1
+            yield from [(0, "a"), (1, "b")] if self.passes < 3 else []
+
+    chunks = budgets.Repeated(Dry()).chunks("")
+    assert [next(chunks) for _ in range(4)] == [(0, "a"), (1, "b"), (2, "a"), (3, "b")]
+    with pytest.raises(ValueError, match="gives no more frames"):
+        next(chunks)
+
+
 @pytest.mark.parametrize("most_tokens", [700, 1300, 1750])
 def test_a_limit_that_bytes_do_not_predict_is_found_too(make, chunk, monkeypatch, most_tokens):
     """A device that runs out before the buffers do, as by fragmentation: it holds no budget above `most_tokens`."""

@@ -4,7 +4,6 @@ import gc
 import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from itertools import count
 
 import pandas as pd
 import psutil
@@ -90,11 +89,14 @@ class Repeated:
     source: VideoSource
 
     def chunks(self, label: str) -> Iterator[tuple]:
-        """Index, counted through, and chunk; without end."""
-        numbers = count()
-        while True:
+        """Index, counted through, and chunk; without end. Raises ValueError when the source gives no chunk any more."""
+        number, before = 0, -1
+        while number > before:
+            before = number
             for _, chunk in self.source.chunks(label):
-                yield next(numbers), chunk
+                yield number, chunk
+                number += 1
+        raise ValueError(f"{self.source} gives no more frames, so that no cache can be filled: give a video file")
 
 
 @dataclass(frozen=True)
@@ -116,8 +118,9 @@ def find_limit(make_engine: Callable, source: VideoSource, chunk: Forecast, limi
     A budget that surely does not fit is known from the bytes of a token. A small one is filled first: what it needs beside its
     buffers predicts what fits. The tries that follow bracket the limit; at most `MOST_TRIES` in all.
     """
-    token_bytes, began = chunk.token_bytes, limit_bytes - held_bytes(chunk.device)
-    fits, fails = 0, budget_within(began / token_bytes) + 1
+    gc.collect()  # an engine that is no longer used must not count as held
+    token_bytes, room = chunk.token_bytes, limit_bytes - held_bytes(chunk.device)
+    fits, fails = 0, budget_within(room / token_bytes) + 1
     most = min(most or fails, fails)
     guess, tried = min(chunk.first_tokens + 4 * chunk.tokens, most), []
     while guess < fails and len(tried) < MOST_TRIES:
