@@ -49,27 +49,30 @@ def test_a_log_that_is_cut_off_anywhere_gives_the_answers_before(tmp_path):
         assert log.path.read_bytes() == whole[:length], "reading changes nothing"
 
 
-@pytest.mark.parametrize("error", [KeyboardInterrupt, OSError])
-def test_a_write_that_fails_can_be_repeated(tmp_path, monkeypatch, error):
-    """An exception before the .srt is in place: its hash is in the log already, the old .srt still counts as the log's."""
+@pytest.mark.parametrize("settings", [SETTINGS, {"budget": 400}])
+@pytest.mark.parametrize("replaced", [False, True])
+def test_a_write_that_is_stopped_can_be_repeated(tmp_path, monkeypatch, settings, replaced):
+    """Before or after the new .srt is in place: either the old or the new one counts as the log's."""
     out, write = tmp_path / "out.srt", asklog.write_atomic
 
-    def failing(path, content):
+    def stopped(path, content):
+        if path != out or replaced:
+            write(path, content)
         if path == out:
-            raise error
-        write(path, content)
+            raise KeyboardInterrupt
 
-    log = filled(out, ASKS[:1])
-    before = out.read_text()
-    monkeypatch.setattr(asklog, "write_atomic", failing)
-    with pytest.raises(error):
+    filled(out, ASKS[:1])
+    before, log = out.read_text(), AskLog(out, settings)
+    monkeypatch.setattr(asklog, "write_atomic", stopped)
+    with pytest.raises(KeyboardInterrupt):
         log.add(ASKS[1])
     monkeypatch.undo()
-    assert out.read_text() == before
-    again = AskLog(out, SETTINGS)
-    assert again.asks == ASKS[:2]
+    assert (out.read_text() == before) != replaced
+    again = AskLog(out, settings)
+    kept = ASKS[:2] if settings == SETTINGS else ASKS[1:2]
+    assert again.asks == kept and again.changed == []
     again.add(ASKS[2])
-    filled(tmp_path / "expected.srt")
+    filled(tmp_path / "expected.srt", [*kept, ASKS[2]])
     assert out.read_text() == (tmp_path / "expected.srt").read_text()
 
 

@@ -61,6 +61,11 @@ def test_misreadings_of_one_line_are_one_entry_with_the_most_frequent_reading():
     assert joined("A shore clip", "A short clip") == [Subtitle(1, 5, "A shore clip")], "of equally frequent ones the first"
 
 
+def test_a_reading_continues_the_one_before_it():
+    """Each is a quarter off the one before, and the third is half off the first."""
+    assert joined("abcdefgh", "abcdefxx", "abcdxxxx") == [Subtitle(1, 7, "abcdefgh")]
+
+
 @pytest.mark.parametrize(
     ("a", "b", "same"),
     [
