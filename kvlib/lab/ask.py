@@ -11,8 +11,9 @@ from kvlib.lab.study.runs import load
 from kvlib.video import VideoChunks
 
 
-def ask_video(video: Path, question: str, model_path: str, budget: int, at: float | None = None) -> str:
-    """Stream `video` into the model at `model_path` up to second `at` (None = its end) and return the greedy answer.
+def ask_video(video: str | Path, question: str, model_path: str, budget: int, at: float | None = None) -> str:
+    """Stream `video`, a file or the address of a live source, into the model at `model_path` up to second `at` (None = its
+    end) and return the greedy answer.
 
     budget: the most tokens stored. Raises FileNotFoundError for a missing video or model, ValueError for a video without a
     frame up to `at`, for a budget too small for a chunk and for an empty question.

@@ -175,7 +175,7 @@ def figures(
 
 @app.command()
 def ask(
-    video: Annotated[str, typer.Argument(metavar="VIDEO", help="A video file.")],
+    video: Annotated[str, typer.Argument(metavar="VIDEO", help="A video file, or the address of a live source.")],
     question: Annotated[str, typer.Argument(metavar="QUESTION", help="In quotes, such as 'What is the title of this video?'")],
     at: Annotated[
         float | None, typer.Option(metavar="SECONDS", min=0, help="Stream up to this second; by default to the end.")
@@ -205,8 +205,9 @@ def ask(
 
     try:
         path = paths.model_path(model)
-        typer.echo(ask_video(paths.resolve(video), question, path, budget or default_budget(path), at))
-    except (FileNotFoundError, ValueError) as error:
+        source = video if "://" in video else paths.resolve(video)
+        typer.echo(ask_video(source, question, path, budget or default_budget(path), at))
+    except (OSError, ValueError) as error:
         raise typer.BadParameter(str(error)) from error
 
 

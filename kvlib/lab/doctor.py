@@ -224,4 +224,4 @@ def command(folder: Path, tokens: int) -> str:
     budget = max(tokens // 1000 * 1000, min(tokens, 1000))
     target = shlex.quote(f"results/{folder.resolve().name}")
     given = f"-p MODEL_PATH {shlex.quote(str(folder))} -p VIDEO_PATH VIDEO.mp4 -p MAX_CACHE_TOKENS {budget} -p CHUNK_FRAMES 4"
-    return f"kvlib workbook 02_oom_free {given} -p OUTPUT_DIR {target}"
+    return f".venv/bin/kvlib workbook 02_oom_free {given} -p OUTPUT_DIR {target}"

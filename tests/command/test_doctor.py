@@ -74,7 +74,7 @@ def test_the_reader_would_load_and_the_command_uses_three_quarters(monkeypatch):
     rows, command = doctor.model_rows(READER, CPU)
     assert all(row.good for row in rows)
     assert {row.what: row.found for row in rows}["cache"] == "8,000 tokens"
-    assert command.startswith(f"kvlib workbook 02_oom_free -p MODEL_PATH {READER} ")
+    assert command.startswith(f".venv/bin/kvlib workbook 02_oom_free -p MODEL_PATH {READER} ")
     assert "-p MAX_CACHE_TOKENS 6000 " in command
 
 
