@@ -45,7 +45,7 @@ class VideoChunks:
     """The chunks of a video, `chunk_frames` frames each, sampled at `sample_fps` frames per second.
 
     source: a file; or a live source: a URL (rtsp, http, HLS, tcp, udp), a camera such as /dev/video0, a named pipe, "-" for
-    standard input. Iterating yields a `VideoChunk` each. At every wanted time, counted from the container's start, the frame
+    standard input. Iterating yields a `VideoChunk` each. At every wanted time, counted from the first frame, the frame
     on screen is taken; no frame is taken twice, so a video with fewer frames per second gives each of them once. The last
     chunk may be shorter, and so is one before a change of the frame size or a gap of more than `LONGEST_GAP` seconds. While
     one chunk is used the next is decoded, and at most one more. A damaged file gives the frames that are there, then a warning
@@ -106,11 +106,13 @@ class VideoChunks:
         group, before = [], None  # (time, picture); the time of the frame in front of the group
         for frame in frames:
             time, picture = frame.time / SECOND, frame.picture()
-            full = len(group) == self.chunk_frames
-            if full or group and (picture.shape != group[-1][1].shape or time - group[-1][0] > LONGEST_GAP):
+            if group and (picture.shape != group[-1][1].shape or time - group[-1][0] > LONGEST_GAP):
                 yield self._chunk(group, before)
                 group, before = [], group[-1][0]
             group.append((time, picture))
+            if len(group) == self.chunk_frames:
+                yield self._chunk(group, before)
+                group, before = [], time
         if group:
             yield self._chunk(group, before)
 
