@@ -1,7 +1,7 @@
 """What the archive and recall cost: time of a chunk, time to first token, the index, bytes of an hour of video.
 
-    python benchmarks/recall.py --shapes 3b --device cuda --out benchmarks/results/h100_3b_recall.json
-    python benchmarks/recall.py --shapes reader --device cpu --out benchmarks/results/cpu_reader_recall.json
+    .venv/bin/python benchmarks/recall.py --shapes 3b --device cuda --out benchmarks/results/h100_3b_recall.json
+    .venv/bin/python benchmarks/recall.py --shapes reader --device cpu --out benchmarks/results/cpu_reader_recall.json
 
 Two engines on one model, with and without an archive in memory, are filled to the same number of tokens and take turns at a few
 chunks each. The weights of 3b are random, in the true shapes; on CUDA the process is limited to the memory of a 24 GB card.

@@ -237,7 +237,7 @@ def subtitles(
 
     Example:
 
-        kvlib subtitles data/clips/lyrics.mp4 -o lyrics.srt
+        .venv/bin/kvlib subtitles data/clips/lyrics.mp4 -o lyrics.srt
 
     Exit status: 0; 2 for a wrong argument, such as a file that is not a video; 130 after ctrl-C.
     """
