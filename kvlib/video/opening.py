@@ -58,7 +58,9 @@ def _video_stream(container, source: str) -> av.VideoStream:
     moving = [stream for stream in container.streams.video if not stream.disposition & av.stream.Disposition.attached_pic]
     if not moving:
         others = "only a cover picture" if container.streams.video else "only sound" if container.streams.audio else "no video"
-        raise ValueError(f"{source!r} holds {others}: give a file with a video stream, such as H.264 in MP4")
+        raise ValueError(
+            f"{source!r} is not a readable video, it holds {others}: give a file with a video stream, such as H.264 in MP4"
+        )
     best = container.streams.best("video")
     stream = best if best in moving else moving[0]
     if stream.codec_context is None:

@@ -1,0 +1,124 @@
+"""How a stream ends, and what it keeps: errors, warnings, sources that hang, streams without end."""
+
+import threading
+import time
+import warnings
+
+import pytest
+from streams import CHUNKS, CLIP, Camera, Hanging, until
+
+from kvlib import EvictionConfig
+from kvlib.lab.panel import live as live_module
+from kvlib.lab.panel.live import LiveStream
+
+
+def test_what_ends_a_stream_is_kept_and_questions_still_work(engine, monkeypatch):
+    live = LiveStream(engine(EvictionConfig(250)), CLIP, 2, 2.0)
+    original, calls = live.engine.append_video_chunk, []
+
+    def append(*arguments):
+        calls.append(1)
+        if len(calls) == 3:
+            raise RuntimeError("no memory left")
+        return original(*arguments)
+
+    monkeypatch.setattr(live.engine, "append_video_chunk", append)
+    live.start()
+    live.wait(60)
+    assert (live.state, live.error_from, str(live.error)) == ("failed", "engine", "no memory left")
+    assert live.error.__traceback__ is None, "its frames would hold the chunk"
+    assert live.processed == 2
+    assert live.ask("What?", max_new_tokens=2)["time_s"] == live.rows[-1]["time_s"]
+
+
+def test_a_video_that_cannot_be_read_further_ends_the_stream(engine):
+    class Damaged(Camera):
+        def __iter__(self):
+            yield from super().__iter__()
+            raise ValueError("frames 6 to 7 cannot be decoded")
+
+    live = LiveStream(engine(), Damaged(3))
+    live.start()
+    live.wait(60)
+    assert (live.state, live.error_from, live.processed) == ("failed", "video", 3)
+    assert "frames 6 to 7" in str(live.error)
+
+
+@pytest.mark.parametrize("thread", ["its own", "another"])
+def test_a_warning_of_the_reader_is_kept_each_time(engine, thread):
+    """The reader of the video may decode in a thread of its own, and Python shows the same warning only once."""
+
+    def warn():
+        warnings.warn_explicit("cut.mp4 ends at 3.0 s", UserWarning, "/x/kvlib/video/chunks.py", 1, "kvlib.video.chunks", {})
+
+    class Cut(Camera):
+        def __iter__(self):
+            yield from super().__iter__()
+            warner = threading.Thread(target=warn)
+            warner.run() if thread == "its own" else (warner.start(), warner.join())
+
+    usual = warnings.showwarning
+    for _ in range(2):
+        live = LiveStream(engine(), Cut(3))
+        live.start()
+        live.wait(60)
+        assert (live.state, live.warning) == ("finished", "cut.mp4 ends at 3.0 s")
+    assert warnings.showwarning is usual
+
+
+def test_a_source_that_hangs_holds_up_neither_questions_nor_a_stop(engine):
+    Hanging.over.clear()
+    source = Hanging(2)
+    live = LiveStream(engine(), source)
+    assert live.total is None
+    live.start()
+    until(lambda: live.processed == 2)
+    assert live.ask("What?", 1)["time_s"] == 1.5
+    live.stop()
+    began = time.monotonic()
+    live.wait(20)
+    assert live.state == "stopped" and time.monotonic() - began < 20, "the wait has ended by itself"
+    Hanging.over.set()
+
+
+def test_a_stop_closes_the_source(engine):
+    source = Camera()
+    live = LiveStream(engine(EvictionConfig(250)), source)
+    live.start()
+    until(lambda: live.processed > 3)
+    live.stop()
+    assert source.closed.wait(20)
+
+
+def test_an_endless_stream_keeps_a_bounded_number_of_rows_and_pictures(engine, monkeypatch):
+    monkeypatch.setattr(live_module, "LAST_PICTURES", 20)
+    monkeypatch.setattr(live_module, "MAX_ANSWERS", 3)
+    monkeypatch.setattr("kvlib.lab.panel.record.MAX_ROWS", 32)
+    live = LiveStream(engine(EvictionConfig(100)), Camera(300))
+    live.start()
+    until(lambda: live.processed)
+    for _ in range(5):
+        live.ask("What?", 1)
+    live.wait(60)
+    assert (live.state, live.processed) == ("finished", 300)
+    assert len(live.rows) <= 32 and live.rows[-1]["chunk"] == 299
+    assert sorted(live.pictures) == [0, *range(280, 300)], "the sink and the newest"
+    assert live.kinds().keys() == live.pictures.keys()
+    assert len(live.answers) == 3
+
+
+def test_a_question_before_the_first_chunk_is_refused_and_the_stream_can_start(engine):
+    live = LiveStream(engine(), CLIP, 2, 2.0)
+    with pytest.raises(ValueError, match="nothing was appended yet"):
+        live.ask("What?")
+    live.start()
+    live.wait(60)
+    assert live.processed == CHUNKS
+
+
+def test_a_stream_that_has_ended_holds_no_thread(engine):
+    before = {thread.name for thread in threading.enumerate()}
+    live = LiveStream(engine(), CLIP, 2, 2.0)
+    live.start()
+    live.wait(60)
+    until(lambda: not {thread.name for thread in threading.enumerate()} & {"kvlib-stream", "kvlib-reader"} - before)
