@@ -5,9 +5,10 @@ import pandas as pd
 import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import ScalarFormatter
 
 from kvlib.lab.figures.labels import label
-from kvlib.lab.figures.style import BLUE, LIMIT, SERIES, STYLE, TWO_COLUMNS, line_styles, new_figure
+from kvlib.lab.figures.style import BLUE, LIMIT, SERIES, STYLE, TWO_COLUMNS, legend_below, line_styles, new_figure
 
 
 def plot_recall(scores: pd.DataFrame) -> Figure:
@@ -50,8 +51,9 @@ def plot_ranking(attention: pd.DataFrame, firsts: pd.DataFrame, threshold: float
             look = {"color": style["color"], "linestyle": style["linestyle"]}
             sns.ecdfplot(x=rows["times"], ax=axes[0], label=label(f"{kind} (n = {len(rows)})"), **look)
         axes[0].axvline(threshold, label=label("least for auto"), **LIMIT)
-        axes[0].set(xscale="log", xlabel=label("attention / even share"), ylabel=label("share of the questions"))
-        axes[0].legend(loc="upper center", bbox_to_anchor=(0.5, -0.2))
+        axes[0].set_xscale("log", base=2)
+        axes[0].xaxis.set_major_formatter(ScalarFormatter())
+        axes[0].set(xlabel=label("attention / even share"), ylabel=label("share of the questions"))
         places = range(len(firsts))[::-1]
         axes[1].barh(places, firsts["questions"], color=BLUE)
         for place, count in zip(places, firsts["questions"], strict=True):
@@ -60,6 +62,7 @@ def plot_ranking(attention: pd.DataFrame, firsts: pd.DataFrame, threshold: float
         axes[1].set(xlabel=label("questions about evicted cards"), title=label("ranked first"))
         axes[1].margins(x=0.2)
         axes[1].grid(axis="y", visible=False)
+        legend_below(fig, ncols=2)
     return fig
 
 

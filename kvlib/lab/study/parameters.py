@@ -12,8 +12,8 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 from kvlib.checkpoint import check_checkpoint
 from kvlib.evictor import POSITION_MODES
 from kvlib.lab.report import paths
-from kvlib.lab.study.runs import SINK_FPS
 from kvlib.lab.study.recall.tables import OLD
+from kvlib.lab.study.runs import SINK_FPS
 from kvlib.lab.study.synthetic import COLORS
 from kvlib.lab.video.calibration import first_frames
 from kvlib.lab.video.source import VideoSource
