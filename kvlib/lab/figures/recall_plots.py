@@ -10,6 +10,8 @@ from matplotlib.ticker import ScalarFormatter
 from kvlib.lab.figures.labels import label
 from kvlib.lab.figures.style import BLUE, LIMIT, SERIES, STYLE, TWO_COLUMNS, legend_below, line_styles, new_figure
 
+FEWEST_BARS = 3  # of `plot_ranking`: a single bar would be as tall as the panel
+
 
 def plot_recall(scores: pd.DataFrame) -> Figure:
     """06: share of exact answers about cards over their age, a row of panels per stream length, a line per method.
@@ -55,11 +57,12 @@ def plot_ranking(attention: pd.DataFrame, firsts: pd.DataFrame, threshold: float
         axes[0].xaxis.set_major_formatter(ScalarFormatter())
         axes[0].set(xlabel=label("attention / even share"), ylabel=label("share of the questions"))
         places = range(len(firsts))[::-1]
-        axes[1].barh(places, firsts["questions"], color=BLUE)
+        axes[1].barh(places, firsts["questions"], height=0.5, color=BLUE)
         for place, count in zip(places, firsts["questions"], strict=True):
             axes[1].text(count, place, f" {count}", va="center", fontsize=7)
         axes[1].set_yticks(places, [label(first) for first in firsts["first"]])
         axes[1].set(xlabel=label("questions about evicted cards"), title=label("ranked first"))
+        axes[1].set_ylim(len(firsts) - max(len(firsts), FEWEST_BARS) - 0.5, len(firsts) - 0.5)
         axes[1].margins(x=0.2)
         axes[1].grid(axis="y", visible=False)
         legend_below(fig, ncols=2)

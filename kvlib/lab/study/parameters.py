@@ -190,6 +190,7 @@ class Recall(Parameters):
     LONG_CHUNKS: AtLeastTwo
     LONG_AGES: Ages
     STREAMS: Count
+    LONG_STREAMS: NaturalNumber  # 0: as many as STREAMS
 
     @model_validator(mode="after")
     def _fit_together(self):
