@@ -105,6 +105,9 @@ def test_answers_of_one_stream_count_as_one_witness():
 def test_streams_with_more_answers_weigh_more():
     (row,) = statistics.count_by_stream(streams_with([(1, 1), (0, 3)]), ["method"], seed=0).itertuples()
     assert (row.accuracy, row.low, row.high) == (0.25, 0, 1)
+    (row,) = statistics.count_by_stream(streams_with([(1, 1), (0, 3)] * 8), ["method"], seed=0).itertuples()
+    # Of 16 drawn streams 4 to 12 (95%) are right ones, with one answer each; the others have three wrong ones.
+    assert (row.accuracy, row.low, row.high) == (0.25, pytest.approx(4 / (4 + 3 * 12)), pytest.approx(12 / (12 + 3 * 4)))
 
 
 @pytest.mark.parametrize(("shares", "right"), [([(2, 2)] * 5, 5), ([(0, 3)] * 5, 0), ([(1, 2), (2, 4)], 1)])
