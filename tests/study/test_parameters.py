@@ -22,7 +22,11 @@ POLICIES = dict(
     MODEL_PATH="", VIDEO_PATH="", MAX_CACHE_TOKENS=1000, OTHER_BUDGETS=[250], POSITION_MODE="remap", LEAST_CHUNKS=8,
     MOST_CHUNKS=9, AGES=[1], STREAMS=3, CHUNK_FRAMES=2, SAMPLE_FPS=2, HEIGHT=0, ASK_INTERVAL=20, SEED=0, OUTPUT_DIR="",
 )  # fmt: skip
-VALID = {"01_sink_detection": SINKS, "02_oom_free": OOM, "05_policy_comparison": POLICIES}
+RECALL = dict(
+    MODEL_PATH="", MAX_CACHE_TOKENS=500, CHUNKS=12, AGES=[2, 9], LONG_CHUNKS=20, LONG_AGES=[11], STREAMS=2, LONG_STREAMS=0,
+    SEED=0, OUTPUT_DIR="",
+)  # fmt: skip
+VALID = {"06_recall": RECALL, "01_sink_detection": SINKS, "02_oom_free": OOM, "05_policy_comparison": POLICIES}
 
 
 @pytest.mark.parametrize(
@@ -81,6 +85,10 @@ WHOLE = "give a whole number of at least"
         ("05_policy_comparison", "AGES", 0, "give a list of 1 to 8 different whole numbers of at least 1"),
         ("05_policy_comparison", "MOST_CHUNKS", 7, "give at least LEAST_CHUNKS=8"),
         ("05_policy_comparison", "OTHER_BUDGETS", [250, 1000], "leave out MAX_CACHE_TOKENS=1000"),
+        ("06_recall", "AGES", [2, 11], "give ages below 11, for CHUNKS=12"),
+        ("06_recall", "LONG_AGES", [19], "give ages below 19, for LONG_CHUNKS=20"),
+        ("06_recall", "AGES", [1, 2, 3, 4, 5, 6, 7, 8], "give at most 7, so that one colour is never shown"),
+        ("06_recall", "LONG_AGES", [9], "give one of at least 10"),
     ],
 )
 def test_what_cannot_be_used_is_refused_in_one_line_with_name_value_and_remedy(notebook, name, value, remedy):

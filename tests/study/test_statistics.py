@@ -5,6 +5,7 @@ import math
 import numpy as np
 import pandas as pd
 import pytest
+from scipy.stats import binom
 
 from kvlib.lab.report.statistics import wilson
 from kvlib.lab.study import statistics
@@ -81,3 +82,48 @@ def test_the_advice_is_the_cheapest_within_the_interval_of_the_best(backward, si
          "cache_bytes": size, "seconds": seconds}, index=["first", "second", "third"],
     )  # fmt: skip
     assert statistics.recommend(summary, "first") == advice
+
+
+def streams_with(shares: list[tuple[int, int]]) -> pd.DataFrame:
+    """A stream for each (right answers, answers)."""
+    return pd.DataFrame(
+        [dict(method="a", stream=stream, correct=i < right) for stream, (right, n) in enumerate(shares) for i in range(n)]
+    )
+
+
+def test_answers_of_one_stream_count_as_one_witness():
+    alike = [(4, 4)] * 12 + [(0, 4)] * 4  # all four answers of a stream are right, or all are wrong
+    (row,) = statistics.count_by_stream(streams_with(alike), ["method"], seed=0).itertuples()
+    assert (row.correct, row.n, row.streams, row.accuracy) == (48, 64, 16, 0.75)
+    # A draw of 16 streams has as many right ones as a binomial distribution with 16 tries and p = 3/4.
+    assert row.low == pytest.approx(binom.ppf(0.025, 16, 0.75) / 16, abs=1 / 16)
+    assert row.high == pytest.approx(binom.ppf(0.975, 16, 0.75) / 16, abs=1 / 16)
+    low, high = wilson(48, 64)
+    assert row.high - row.low > 1.5 * (high - low), "answers counted one by one would look too certain"
+
+
+def test_streams_with_more_answers_weigh_more():
+    (row,) = statistics.count_by_stream(streams_with([(1, 1), (0, 3)]), ["method"], seed=0).itertuples()
+    assert (row.accuracy, row.low, row.high) == (0.25, 0, 1)
+    (row,) = statistics.count_by_stream(streams_with([(1, 1), (0, 3)] * 8), ["method"], seed=0).itertuples()
+    # Of 16 drawn streams 4 to 12 (95%) are right ones, with one answer each; the others have three wrong ones.
+    assert (row.accuracy, row.low, row.high) == (0.25, pytest.approx(4 / (4 + 3 * 12)), pytest.approx(12 / (12 + 3 * 4)))
+
+
+@pytest.mark.parametrize(("shares", "right"), [([(2, 2)] * 5, 5), ([(0, 3)] * 5, 0), ([(1, 2), (2, 4)], 1)])
+def test_streams_that_are_all_alike_get_the_wilson_interval_of_one_answer_each(shares, right):
+    (row,) = statistics.count_by_stream(streams_with(shares), ["method"], seed=0).itertuples()
+    assert (row.low, row.high) == pytest.approx(textbook_wilson(right, len(shares)), abs=1e-12)
+
+
+def test_a_difference_may_be_about_other_questions():
+    table = pd.DataFrame(
+        rows("a", 0, {"now": [1], "title": [1], "never shown": [1]}) + rows("a", 1, {"now": [0], "title": [1]})
+        + rows("b", 0, {"now": [1], "title": [0], "never shown": [0]}) + rows("b", 1, {"now": [1], "title": [0]})
+    )  # fmt: skip
+    found = {
+        asked: statistics.paired_difference(table, "strategy", "a", 0, asked).loc["b", "difference"]
+        for asked in (("now",), ("now", "title"), ("never shown",))
+    }
+    assert found == {("now",): 0.5, ("now", "title"): -0.25, ("never shown",): -1}
+    assert statistics.paired_difference(table, "strategy", "a", 0).loc["b", "difference"] == -1, "backward by default"

@@ -138,3 +138,20 @@ def test_every_strategy_answers_every_question_of_every_stream(model, processor)
     assert shown["MiB held"] == f"{row['cache_bytes'] / 2**20:.1f}"
     assert shown["per chunk (ms)"] == f"{1000 * row['seconds']:.0f}"
     assert (summary["seconds"] > 0).all()
+
+
+def test_recall_stays_within_the_budget_and_asks_with_recall(model, processor):
+    runner, recalled = processed(model, processor, strategies(BUDGET, 4, 56)["recall"]), []
+    engine = runner.engines[0]
+    ask = engine.ask
+
+    def noting(*arguments, **options):
+        said, metrics = ask(*arguments, **options)
+        recalled.append(len(metrics["recalled"]))
+        return said, metrics
+
+    engine.ask = noting
+    runner.answers()
+    assert recalled == [2] * (2 + len(AGES))
+    assert engine.get_cache_info()["cache_seq_length"] <= BUDGET - engine.eviction_config.recall_tokens < BUDGET
+    assert engine.get_cache_info()["archived_chunks"] == 16

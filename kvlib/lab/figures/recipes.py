@@ -12,7 +12,7 @@ from typing import NamedTuple
 import pandas as pd
 from matplotlib.figure import Figure
 
-from kvlib.lab.figures import answer_plots, memory_plots, position_plots
+from kvlib.lab.figures import answer_plots, memory_plots, position_plots, recall_plots
 from kvlib.lab.figures.fonts import chinese_font
 from kvlib.lab.figures.labels import language
 from kvlib.lab.figures.style import save_figure
@@ -75,6 +75,17 @@ RECIPES = {
         position_plots.plot_drift,
         "Relative error of bf16 keys over the number of evictions. Each eviction re-rotates the last result (chain) or the "
         "kept original.",
+    ),
+    "06_recall": Recipe(
+        recall_plots.plot_recall,
+        "Share of exact answers about cards that were shown so many chunks ago, without and with recall, at equal device "
+        "memory. Bars are 95% bootstrap intervals over streams; n is the number of streams, each with one card at each age.",
+    ),
+    "06_ranking": Recipe(
+        recall_plots.plot_ranking,
+        "Left: the attention of a question to an evicted chunk's mean keys, over an even share: of the right card, and of the "
+        "chunk ranked first when no evicted chunk holds the answer. Right: what is ranked first when an evicted card is asked "
+        "for; n is the number of questions.",
     ),
 }
 

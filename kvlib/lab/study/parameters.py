@@ -12,6 +12,7 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 from kvlib.checkpoint import check_checkpoint
 from kvlib.evictor import POSITION_MODES
 from kvlib.lab.report import paths
+from kvlib.lab.study.recall.tables import OLD
 from kvlib.lab.study.runs import SINK_FPS
 from kvlib.lab.study.synthetic import COLORS
 from kvlib.lab.video.calibration import first_frames
@@ -180,12 +181,37 @@ class PolicyComparison(Parameters):
         return self
 
 
+class Recall(Parameters):
+    """Parameters of 06_recall."""
+
+    MAX_CACHE_TOKENS: Count
+    CHUNKS: AtLeastTwo
+    AGES: Ages
+    LONG_CHUNKS: AtLeastTwo
+    LONG_AGES: Ages
+    STREAMS: Count
+    LONG_STREAMS: NaturalNumber  # 0: as many as STREAMS
+
+    @model_validator(mode="after")
+    def _fit_together(self):
+        for chunks, ages in (("CHUNKS", "AGES"), ("LONG_CHUNKS", "LONG_AGES")):
+            length, given = getattr(self, chunks), getattr(self, ages)
+            if max(given) >= length - 1:
+                raise ValueError(f"{ages}={given}: give ages below {length - 1}, for {chunks}={length}")
+            if len(given) == len(COLORS):
+                raise ValueError(f"{ages}={given}: give at most {len(COLORS) - 1}, so that one colour is never shown")
+        if max(*self.AGES, *self.LONG_AGES) < OLD:
+            raise ValueError(f"LONG_AGES={self.LONG_AGES}: give one of at least {OLD}, for the criteria")
+        return self
+
+
 NOTEBOOKS = {
     "01_sink_detection": SinkDetection,
     "02_oom_free": OomFree,
     "03_periodic_ask": PeriodicAsk,
     "04_position_remap": PositionRemap,
     "05_policy_comparison": PolicyComparison,
+    "06_recall": Recall,
 }
 
 

@@ -78,8 +78,9 @@ def draw_history_stream(chunks: int, ages: Sequence[int], seed: int) -> tuple[li
     return scenes, shown
 
 
-def ask_all(engine, scenes: Sequence[Scene], colors: dict[int, str], phrasing: int = 0) -> list[dict]:
-    """Ask for now, title and history, greedily, in the wording number `phrasing` of `QUESTIONS`.
+def ask_all(engine, scenes: Sequence[Scene], colors: dict[int, str], phrasing: int = 0, recall: int = 0) -> list[dict]:
+    """Ask for now, title and history, greedily, in the wording number `phrasing` of `QUESTIONS`, with up to `recall` chunks
+    from the engine's archive.
 
     Returns a row [question, age, truth, answer, correct, ttft, prompt_tokens] for each question.
     """
@@ -88,7 +89,7 @@ def ask_all(engine, scenes: Sequence[Scene], colors: dict[int, str], phrasing: i
     rows = []
     for name, age, kind, color in asked:
         question = QUESTIONS[kind][phrasing].format(color=color)
-        known, metrics = _ask(engine, question, answer(scenes, kind, color))
+        known, metrics = _ask(engine, question, answer(scenes, kind, color), recall=recall)
         rows.append(dict(question=name, age=age, **known, **{key: metrics[key] for key in ("ttft", "prompt_tokens")}))
     return rows
 
@@ -238,9 +239,9 @@ def _ask_title_and_line(engine, scenes: Sequence[Scene]) -> list[dict]:
     ]
 
 
-def _ask(engine, question: str, truth: str) -> tuple[dict, dict]:
-    """Ask greedily: the columns truth, answer and correct, and the metrics of `ask`."""
-    said, metrics = engine.ask(question, max_new_tokens=MAX_NEW_TOKENS, do_sample=False)
+def _ask(engine, question: str, truth: str, **options) -> tuple[dict, dict]:
+    """Ask greedily: the columns truth, answer and correct, and the metrics of `ask`, which takes `options` too."""
+    said, metrics = engine.ask(question, max_new_tokens=MAX_NEW_TOKENS, do_sample=False, **options)
     return dict(truth=truth, answer=said, correct=exact_match(said, truth)), metrics
 
 

@@ -1,5 +1,7 @@
 """Counting exact answers: shares with intervals, summaries per method, paired differences and the recommendation."""
 
+from collections.abc import Sequence
+
 import numpy as np
 import pandas as pd
 from scipy.stats import bootstrap
@@ -7,6 +9,7 @@ from scipy.stats import bootstrap
 from kvlib.lab.report.statistics import wilson
 
 SCORED_QUESTIONS = ("now", "title", "history", "backward")  # backward: title and history together
+BACKWARD = ("title", "history")
 
 
 def count_correct(answers: pd.DataFrame, by: list[str]) -> pd.DataFrame:
@@ -52,14 +55,16 @@ def readable(summary: pd.DataFrame) -> pd.DataFrame:
     return table
 
 
-def paired_difference(answers: pd.DataFrame, by: str, base: str, seed: int) -> pd.DataFrame:
-    """How much larger the share of exact backward answers is than that of `base` on the same streams.
+def paired_difference(
+    answers: pd.DataFrame, by: str, base: str, seed: int, questions: Sequence[str] = BACKWARD
+) -> pd.DataFrame:
+    """How much larger the share of exact answers to `questions` is than that of `base` on the same streams.
 
-    A table [difference, low, high] with the values of the column `by` as its index. `backward` is title and history; low and
-    high are a 95% bootstrap interval (percentiles of 9,999 draws of whole streams), NaN for a single stream.
+    A table [difference, low, high] with the values of the column `by` as its index. low and high are a 95% bootstrap interval
+    (percentiles of 9,999 draws of whole streams), NaN for a single stream.
     """
-    backward = answers[answers["question"] != "now"]
-    shares = backward.pivot_table(index="stream", columns=by, values="correct", aggfunc="mean")
+    asked = answers[answers["question"].isin(questions)]
+    shares = asked.pivot_table(index="stream", columns=by, values="correct", aggfunc="mean")
     rows = {}
     for name in answers[by].unique():
         difference = (shares[name] - shares[base]).to_numpy()
@@ -69,6 +74,32 @@ def paired_difference(answers: pd.DataFrame, by: str, base: str, seed: int) -> p
             bounds = drawn.confidence_interval
         rows[name] = [difference.mean(), *bounds]
     return pd.DataFrame.from_dict(rows, orient="index", columns=["difference", "low", "high"])
+
+
+def count_by_stream(answers: pd.DataFrame, by: list[str], seed: int) -> pd.DataFrame:
+    """Per group: the columns `by`, correct, n, streams, accuracy and its 95% interval (low, high) over streams.
+
+    Several answers of one stream are not independent, so whole streams are drawn: percentiles of 9,999 bootstrap draws. Where
+    all streams have the same share there is nothing to draw: then it is the Wilson interval of one answer per stream.
+    """
+    rows = []
+    for group, found in answers.groupby(by, sort=False):
+        per_stream = found.groupby("stream")["correct"].agg(["sum", "count"])
+        right, n, streams = per_stream["sum"].to_numpy(), per_stream["count"].to_numpy(), len(per_stream)
+        accuracy = right.sum() / n.sum()
+        if np.allclose(right / n, accuracy):
+            bounds = wilson(accuracy * streams, streams)
+        else:
+            drawn = bootstrap(
+                (right, n), _share, paired=True, vectorized=True, method="percentile", rng=np.random.default_rng(seed)
+            )
+            bounds = drawn.confidence_interval
+        rows.append([*group, right.sum(), n.sum(), streams, accuracy, *bounds])
+    return pd.DataFrame(rows, columns=[*by, "correct", "n", "streams", "accuracy", "low", "high"])
+
+
+def _share(right: np.ndarray, n: np.ndarray, axis: int = -1) -> np.ndarray:
+    return right.sum(axis) / n.sum(axis)
 
 
 def recommend(summary: pd.DataFrame, plain: str) -> str:

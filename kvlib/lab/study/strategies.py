@@ -29,7 +29,8 @@ class Strategy:
     budget: tokens. position_mode: as in `EvictionConfig`. height: of the frames in pixels; 0 leaves them as they are. every:
     only every so many-th chunk is processed. phrasing: the number of the wording in `QUESTIONS`. interval: the questions are
     also asked after every so many chunks; 0 asks only at the end. windows: instead of eviction, two engines fill an empty cache
-    up to the budget, half a budget apart; each is asked when it is full and then starts again with an empty cache.
+    up to the budget, half a budget apart; each is asked when it is full and then starts again with an empty cache. recall: what
+    is evicted is archived in host memory, and a question recalls up to so many chunks, within the budget; 0 = no archive.
     """
 
     budget: int
@@ -39,6 +40,7 @@ class Strategy:
     phrasing: int = 0
     interval: int = 0
     windows: bool = False
+    recall: int = 0
 
 
 def strategies(budget: int, interval: int, height: int) -> dict[str, Strategy]:
@@ -53,6 +55,7 @@ def strategies(budget: int, interval: int, height: int) -> dict[str, Strategy]:
         "ask while it runs": replace(plain, interval=interval),
         "overlapping windows": replace(plain, windows=True),
         "other wording": replace(plain, phrasing=1),
+        "recall": replace(plain, recall=2),
     }
 
 
@@ -122,7 +125,8 @@ class StrategyRunner:
     def _engine(self) -> VideoStreamingInference:
         mode = self.strategy.position_mode
         config = None if self.strategy.windows else EvictionConfig(self.strategy.budget, position_mode=mode)
-        return VideoStreamingInference(self.model, self.processor, self.model.device, config)
+        archive = "memory" if self.strategy.recall else None
+        return VideoStreamingInference(self.model, self.processor, self.model.device, config, archive=archive)
 
     def _encode(self, engine, frames, encoded: dict) -> tuple:
         """The key of this chunk for this engine in `encoded`; its value is the encoded chunk and the seconds it took."""
@@ -151,7 +155,7 @@ class StrategyRunner:
 
     def _ask(self, engine) -> None:
         began = time.perf_counter()
-        self.said.append(ask_all(engine, self.scenes, self.colors, self.strategy.phrasing))
+        self.said.append(ask_all(engine, self.scenes, self.colors, self.strategy.phrasing, self.strategy.recall))
         self.ask_s += time.perf_counter() - began
 
     def _choose(self, number: int) -> str:
