@@ -23,8 +23,8 @@ from kvlib.steps import ROTATED_AT_ONCE
 
 AUTO = "auto"
 # "auto" takes chunks that get so many times an even share of the attention, and this part of what the best one gets. Measured
-# with the embedded reader after 48 and 200 chunks: the right chunk gets 4.5 to 38 times an even share; the best one of a question
-# about what is on screen, or about the title, at most 3.1 times. For a card that was never shown the best one mostly gets more.
+# with the embedded reader after 48 and 200 chunks: the right chunk gets 4.5 to 38 times an even share. The best one of a
+# question about what is on screen, or about the title, gets at most 3.1 times, that of a card never shown mostly more.
 EVEN, BEST = 3.0, 0.5
 
 
