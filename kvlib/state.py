@@ -109,6 +109,12 @@ class StreamState:
         """Tokens that the shortest (or with `max` the longest) buffer holds."""
         return which((buffer.shape[-2] for buffer in self.buffers if buffer is not None), default=self.capacity)
 
+    @property
+    def evicted(self) -> dict[int, "ArchivedChunk"]:
+        """The archived chunks that are not stored any more, by number."""
+        stored = {chunk.index for chunk in self.chunks}
+        return {chunk.span.index: chunk for chunk in self.archived if chunk.span.index not in stored}
+
     def offsets(self) -> list[int]:
         """Where each chunk begins in the buffers."""
         return list(accumulate((chunk.tokens for chunk in self.chunks), initial=self.start))[:-1]

@@ -77,11 +77,15 @@ class Rerotation:
         for originals in state.originals[self.index]:
             cos, sin = self.cos.to(originals.device), self.sin.to(originals.device)
             for part in originals.split(max(1, ROTATED_AT_ONCE // originals[0].numel())):
-                part = part.float() if part.dtype == EIGHT_BIT else part
-                for keys in rotated(part, cos, sin):
+                for keys in rerotated_keys(part, cos, sin):
                     stored = state.buffers[layer][0]
                     stored[:, :, self.target : self.target + self.tokens] = saturating_cast(keys, stored.dtype)
                     layer += 1
+
+
+def rerotated_keys(keys: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
+    """Keys [..., n, head dim] rotated by the angles of `rotation`, in their dtype; 8-bit ones in fp32, to be rounded once."""
+    return rotated(keys.float() if keys.dtype == EIGHT_BIT else keys, cos, sin)
 
 
 def key_copies(buffers: Sequence[torch.Tensor], first: int, tokens: int) -> tuple[torch.Tensor, ...]:

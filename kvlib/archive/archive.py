@@ -22,24 +22,17 @@ FAILURES = OSError, MemoryError, SafetensorError  # safetensors has its own erro
 class Archive:
     """Keeps the chunks of a stream in `place`, and finds them again by their mean keys.
 
-    limit_bytes: of keys and values; the oldest chunks that the stream no longer stores are dropped; None = no limit. describe:
-    what the place is to know of a state of the stream. rotary: the model's rotary embedding. rotated: whether stored keys are.
+    limit_bytes: of keys and values; the oldest chunks that the stream no longer stores are dropped; None = no limit. rotary:
+    the model's rotary embedding. rotated: whether stored keys are.
 
     From a CUDA device chunks are copied, and written, in a thread of their own while the next chunk is processed; there the
     place is at most one chunk behind the stream."""
 
-    def __init__(
-        self,
-        place: MemoryPlace | FolderPlace,
-        rotary,
-        rotated: bool,
-        limit_bytes: int | None,
-        describe: Callable[[StreamState], dict],
-    ):
-        self.place, self.limit_bytes, self.describe = place, limit_bytes, describe
+    def __init__(self, place: MemoryPlace | FolderPlace, rotary, rotated: bool, limit_bytes: int | None):
+        self.place, self.limit_bytes = place, limit_bytes
         self.index, self.mean_keys, self.failure = KeyIndex(), MeanKeys(rotary, rotated), ""
         self.committed = 0  # chunks that the place's manifest counts
-        self._doomed: list[int] = []  # dropped by a state that may not have been committed
+        self._doomed: set[int] = set()  # dropped by a state that may not have been committed
         self._writer = ThreadPoolExecutor(1, "archive")
         self._last: Future | None = None
 
@@ -53,7 +46,7 @@ class Archive:
             return made
         try:
             self.wait()  # so that copies on their way do not collect on the device
-        except FAILURES as error:
+        except Exception as error:  # whatever the thread raised, the last chunk is not in its place
             return self._failed(error, replace(made, archived=made.archived[:-1]))
         try:
             return self._store(before, made)
@@ -78,47 +71,41 @@ class Archive:
             self._last.result()
 
     def _store(self, before: StreamState, made: StreamState) -> StreamState:
-        span = made.chunks[-1]
-        parts, spread = computed_states(made, len(made.chunks) - 1), made.spread[-1]
-        means = self.mean_keys(parts, span, spread)
-        nbytes = sum(part.nbytes for part in parts)
-        kept = self._within_limit(made, nbytes)
-        self.index.add(span.index, means, (chunk.span.index for chunk in kept))
+        span, spread = made.chunks[-1], made.spread[-1]
+        parts = computed_states(made, len(made.chunks) - 1)
+        means, nbytes = self.mean_keys(parts, span, spread), sum(part.nbytes for part in parts)
+        self.index.add(span.index, means, (chunk.span.index for chunk in made.archived))
         self._remove_doomed(before)
-        dropped = made.archive_dropped + len(made.archived) - len(kept)
-        ready, kept_by_place = _mark((*parts, means)), []
+        kept = self._within_limit(made, nbytes)
+        dropped = {chunk.span.index for chunk in made.archived} - {chunk.span.index for chunk in kept}
+        entry = ArchivedChunk(span, nbytes, spread, lambda: job.result()())
+        made = replace(made, archived=(*kept, entry), archive_dropped=made.archive_dropped + len(dropped))
+        ready = [_event(tensor) for tensor in (*parts, means)]
 
-        def load() -> torch.Tensor:
-            if ready:
-                job.result()
-            return kept_by_place[0]()
-
-        entry, doomed = ArchivedChunk(span, nbytes, spread, load), _numbers(made.archived, kept)
-        made = replace(made, archived=(*kept, entry), archive_dropped=dropped)
-
-        def write() -> None:
+        def write() -> Callable[[], torch.Tensor]:
             if self.committed != before.chunks_seen:  # a state that was written, and then not committed in memory
-                self.place.commit(self.describe(before))
-            states = _on_host(parts, ready[: len(parts)])
-            kept_by_place.append(self.place.put(span, states, spread, _on_host([means], ready[-1:])))
-            self.place.commit(self.describe(made))
+                self.place.commit(before)
+            read = self.place.put(span, _on_host(parts, ready[:-1]), spread, _on_host([means], ready[-1:]))
+            self.place.commit(made)
             self.committed = made.chunks_seen
+            return read
 
-        self._doomed = doomed
-        if ready:
+        self._doomed = dropped
+        if parts[0].is_cuda:
             self._last = job = self._writer.submit(write)
         else:
-            write()
+            job: Future = Future()
+            job.set_result(write())
         return made
 
     def _within_limit(self, made: StreamState, incoming: int) -> tuple[ArchivedChunk, ...]:
         """The archived chunks that may stay when `incoming` bytes are added: of those not in the stream the newest."""
         if self.limit_bytes is None:
             return made.archived
-        stored = {chunk.index for chunk in made.chunks}
-        excess, kept = sum(chunk.nbytes for chunk in made.archived) + incoming - self.limit_bytes, []
+        evicted, kept = made.evicted, []
+        excess = sum(chunk.nbytes for chunk in made.archived) + incoming - self.limit_bytes
         for chunk in made.archived:
-            if excess > 0 and chunk.span.index not in stored:
+            if excess > 0 and chunk.span.index in evicted:
                 excess -= chunk.nbytes
             else:
                 kept.append(chunk)
@@ -126,10 +113,8 @@ class Archive:
 
     def _remove_doomed(self, before: StreamState) -> None:
         alive = {chunk.span.index for chunk in before.archived}
-        for number in self._doomed:
-            if number not in alive:
-                self.place.remove(number)
-        self._doomed = []
+        for number in self._doomed - alive:
+            self.place.remove(number)
 
     def _failed(self, error: BaseException, made: StreamState) -> StreamState:
         self.failure = f"{type(error).__name__}: {error}"
@@ -137,36 +122,24 @@ class Archive:
         return made
 
 
-def _numbers(archived: Sequence[ArchivedChunk], kept: Sequence[ArchivedChunk]) -> list[int]:
-    staying = {chunk.span.index for chunk in kept}
-    return [chunk.span.index for chunk in archived if chunk.span.index not in staying]
+def _event(tensor: torch.Tensor) -> torch.cuda.Event | None:
+    """What happens on a CUDA device once `tensor` is computed."""
+    return torch.cuda.current_stream(tensor.device).record_event() if tensor.is_cuda else None
 
 
-def _mark(parts: Sequence[torch.Tensor]) -> list[torch.cuda.Event]:
-    """Events after which `parts` are computed."""
-    events = []
-    for part in parts:
-        if part.is_cuda:
-            with torch.cuda.device(part.device):
-                events.append(torch.cuda.current_stream().record_event())
-    return events
-
-
-def _on_host(parts: Sequence[torch.Tensor], ready: Sequence[torch.cuda.Event]) -> torch.Tensor:
-    """`parts` [layers, ...] as one tensor on the CPU, pinned when they come from a CUDA device, where a stream of its own
-    copies them."""
-    if not ready:
+def _on_host(parts: Sequence[torch.Tensor], ready: Sequence[torch.cuda.Event | None]) -> torch.Tensor:
+    """`parts` [layers, ...] as one tensor on the CPU. Those of a CUDA device are copied to pinned memory, in streams of their
+    own, once they are `ready`."""
+    if not parts[0].is_cuda:
         return parts[0]
     layers = sum(len(part) for part in parts)
     states = torch.empty((layers, *parts[0].shape[1:]), dtype=parts[0].dtype, pin_memory=True)
-    first = 0
-    for part, event in zip(parts, ready, strict=True):
+    for part, target, event in zip(parts, states.split([len(part) for part in parts]), ready, strict=True):
         stream = torch.cuda.Stream(part.device)
         with torch.cuda.stream(stream):
             stream.wait_event(event)
-            states[first : first + len(part)].copy_(part, non_blocking=True)
+            target.copy_(part, non_blocking=True)
         stream.synchronize()
-        first += len(part)
     return states
 
 
@@ -175,7 +148,7 @@ def open_archive(
 ) -> Archive | None:
     """An empty archive: in host memory when `where` is "memory", else in that folder, which is made; None for None.
 
-    Raises ValueError for an unusable limit, for a folder that holds something or that another process uses, and for a policy
+    Raises ValueError for an unusable limit, for a folder that holds something, and for a policy
     that cannot be written; OSError where the folder cannot be made."""
     if limit_bytes is not None and (isinstance(limit_bytes, bool) or not isinstance(limit_bytes, int) or limit_bytes < 1):
         raise ValueError(f"archive_bytes={limit_bytes!r}: give a whole number of bytes, or None for no limit")
@@ -184,13 +157,17 @@ def open_archive(
             raise ValueError(f"archive_bytes={limit_bytes} without an archive: give archive='memory' or a folder")
         return None
     if where == MEMORY:
-        return make_archive(MemoryPlace(), model, config, limit_bytes, lambda state: {})
+        return make_archive(MemoryPlace(), model, config, limit_bytes)
     describe = Description(identity(model), kv_dtype, FOLDER, limit_bytes)
     describe(StreamState(config=config))  # a policy that cannot be written is refused now
-    return make_archive(FolderPlace(empty_folder(where)), model, config, limit_bytes, describe)
+    return make_archive(FolderPlace(empty_folder(where), describe), model, config, limit_bytes)
 
 
-def make_archive(place, model, config: EvictionConfig | None, limit_bytes: int | None, describe: Callable) -> Archive:
+def make_archive(place: MemoryPlace | FolderPlace, model, config: EvictionConfig | None, limit_bytes: int | None) -> Archive:
     """An archive in `place` for a stream with this configuration."""
-    rotated = config is None or config.position_mode != "unrotated"
-    return Archive(place, model.model.language_model.rotary_emb, rotated, limit_bytes, describe)
+    return Archive(place, model.model.language_model.rotary_emb, is_rotated(config), limit_bytes)
+
+
+def is_rotated(config: EvictionConfig | None) -> bool:
+    """Whether a stream with this configuration stores keys with their rotation."""
+    return config is None or config.position_mode != "unrotated"

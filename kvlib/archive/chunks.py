@@ -34,10 +34,9 @@ def computed_states(state: StreamState, place: int) -> tuple[torch.Tensor, ...]:
     chunk, first = state.chunks[place], state.offsets()[place]
     runs = [list(run) for _, run in groupby(state.buffers, lambda buffer: buffer.device)]
     parts = tuple(torch.stack([buffer[:, 0, :, first : first + chunk.tokens] for buffer in run]) for run in runs)
-    for part, keys in zip(
-        parts, state.originals.get(chunk.index, ()), strict=False
-    ):  # without originals there is nothing to do
-        part[:, 0] = keys[:, 0]
+    if chunk.index in state.originals:  # the buffers have its keys re-rotated
+        for part, keys in zip(parts, state.originals[chunk.index], strict=True):
+            part[:, 0] = keys[:, 0]
     return parts
 
 

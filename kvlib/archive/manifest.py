@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -19,7 +20,7 @@ SAMPLES = 64  # numbers of every parameter that tell one model from another
 
 @dataclass(frozen=True)
 class Description:
-    """Describes states of one stream: the `model`'s identity and the `settings` that do not change are looked up once."""
+    """Describes states of one stream. Its fields are what does not change; `model` is its `identity`."""
 
     model: str
     kv_dtype: torch.dtype | None
@@ -41,8 +42,25 @@ class Description:
             "chunks_seen": state.chunks_seen,
             "seen": state.seen,
             "next_position": state.next_position,
+            "archived": runs_of(chunk.span.index for chunk in state.archived),
             "archive_dropped": state.archive_dropped,
         }
+
+
+def runs_of(numbers: Iterable[int]) -> list[list[int]]:
+    """Rising numbers as runs [first, last] without a gap: the archive of a long stream has thousands, in few runs."""
+    runs: list[list[int]] = []
+    for number in numbers:
+        if runs and runs[-1][1] + 1 == number:
+            runs[-1][1] = number
+        else:
+            runs.append([number, number])
+    return runs
+
+
+def numbers_in(runs: list[list[int]]) -> set[int]:
+    """The inverse of `runs_of`."""
+    return {number for first, last in runs for number in range(first, last + 1)}
 
 
 def identity(model) -> str:
@@ -52,7 +70,8 @@ def identity(model) -> str:
     for name, parameter in model.named_parameters():
         digest.update(repr((name, tuple(parameter.shape), str(parameter.dtype))).encode())
         flat = parameter.detach().reshape(-1)
-        places = torch.linspace(0, len(flat) - 1, min(SAMPLES, len(flat)), dtype=torch.float64, device=flat.device).long()
+        count = min(SAMPLES, len(flat))
+        places = torch.arange(count, device=flat.device) * len(flat) // count  # whole numbers: the same on every device
         numbers.append(flat[places].float())
     numbers += [rotary.inv_freq.float(), torch.tensor([*rotary.mrope_section, rotary.attention_scaling])]
     digest.update(torch.cat([part.cpu() for part in numbers]).numpy().tobytes())

@@ -13,7 +13,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
-from kvlib.state import ChunkSpan
+from kvlib.state import ChunkSpan, StreamState
 
 MANIFEST, OWNER, CHUNK_FILES, UNFINISHED = "stream.json", "owner", "chunk-*.safetensors", ".unfinished"
 
@@ -21,11 +21,13 @@ MANIFEST, OWNER, CHUNK_FILES, UNFINISHED = "stream.json", "owner", "chunk-*.safe
 class MemoryPlace:
     """Keeps states in host memory: pinned, when they come from a CUDA device."""
 
+    path = None  # it has none
+
     def put(self, span: ChunkSpan, states: torch.Tensor, spread: torch.Tensor, means: torch.Tensor) -> Callable:
         """Keep the states of a chunk; what is returned gives them back."""
         return lambda: states
 
-    def commit(self, manifest: dict) -> None:
+    def commit(self, state: StreamState) -> None:
         """Nothing to do: memory does not outlive the process."""
 
     def remove(self, number: int) -> None:
@@ -37,10 +39,12 @@ class FolderPlace:
 
     So whenever the process is killed the folder holds whole chunks, and a manifest all of whose chunks are there. The folder
     belongs to who opened it last: another engine that still writes to it gets an OSError.
+
+    describe: makes the manifest of a state, as JSON takes it.
     """
 
-    def __init__(self, path: Path):
-        self.path, self.owner = path, uuid4().hex
+    def __init__(self, path: Path, describe: Callable[[StreamState], dict]):
+        self.path, self.describe, self.owner = path, describe, uuid4().hex
         for unfinished in path.glob(f"*{UNFINISHED}"):
             unfinished.unlink()
         (path / OWNER).write_text(self.owner)
@@ -48,8 +52,7 @@ class FolderPlace:
     def put(self, span: ChunkSpan, states: torch.Tensor, spread: torch.Tensor, means: torch.Tensor) -> Callable:
         """Write the states of a chunk [layers, 2, KV heads, tokens, head dim], its positions and its mean keys; what is
         returned reads the states back."""
-        if (self.path / OWNER).read_text() != self.owner:
-            raise OSError(f"another engine has gone on with the stream in {self.path}")
+        self._check_owner()
         path = self.path / chunk_name(span.index)
         unfinished = path.with_suffix(UNFINISHED)
         tensors = {"states": states.contiguous(), "spread": spread.contiguous(), "means": means.contiguous()}
@@ -57,20 +60,30 @@ class FolderPlace:
         os.replace(unfinished, path)
         return partial(read_states, path)
 
-    def commit(self, manifest: dict) -> None:
-        """Make `manifest` the folder's."""
+    def commit(self, state: StreamState) -> None:
+        """Make the manifest of `state`, all of whose chunks are there, that of the folder."""
+        self._check_owner()
         unfinished = self.path / f"{MANIFEST}{UNFINISHED}"
-        unfinished.write_text(json.dumps(manifest))
+        unfinished.write_text(json.dumps(self.describe(state)))
         os.replace(unfinished, self.path / MANIFEST)
 
     def remove(self, number: int) -> None:
         """Delete a chunk's file."""
         (self.path / chunk_name(number)).unlink(missing_ok=True)
 
+    def _check_owner(self) -> None:
+        if (self.path / OWNER).read_text() != self.owner:
+            raise OSError(f"another engine has gone on with the stream in {self.path}")
+
 
 def chunk_name(number: int) -> str:
     """The file name of a chunk."""
     return f"chunk-{number:08d}.safetensors"
+
+
+def chunk_number(path: Path) -> int:
+    """The number of the chunk in a file of that name."""
+    return int(path.stem.removeprefix("chunk-"))
 
 
 def read_states(path: Path) -> torch.Tensor:

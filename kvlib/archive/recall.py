@@ -16,10 +16,10 @@ from kvlib.archive.chunks import ArchivedChunk, computed_states
 from kvlib.cache import Tail
 from kvlib.evictor import EvictionConfig, contiguous_from
 from kvlib.manager import KVCacheManager
-from kvlib.ops.positions import rotary_tables, rotated, rotation, undo_rope
-from kvlib.ops.storage import EIGHT_BIT, saturating_cast
+from kvlib.ops.positions import rotary_tables, rotation, undo_rope
+from kvlib.ops.storage import saturating_cast
 from kvlib.state import StreamState
-from kvlib.steps import ROTATED_AT_ONCE
+from kvlib.steps import ROTATED_AT_ONCE, rerotated_keys
 
 AUTO = "auto"
 # "auto" takes chunks that get so many times an even share of the attention, and this part of what the best one gets. Measured
@@ -80,8 +80,7 @@ def choose(
     model and shows `last` its queries. Raises ValueError when not even one chunk fits.
     """
     state = manager.state
-    stored = {chunk.index for chunk in state.chunks}
-    evicted = {chunk.span.index: chunk for chunk in state.archived if chunk.span.index not in stored}
+    evicted = state.evicted
     if not evicted or not recall:
         return [], []
     last = LastQueries(rotary, manager.next_position)
@@ -143,16 +142,11 @@ def write(tail: Tail, parts: Sequence[torch.Tensor], angles: tuple[torch.Tensor,
     for part in parts:
         for states in part.split(max(1, ROTATED_AT_ONCE // part[0, 0].numel())):
             buffers = tail.buffers[layer : layer + len(states)]
-            states = states.to(buffers[0].device, non_blocking=True)
-            keys = states[:, 0] if angles is None else turned(states[:, 0], angles)
+            device = buffers[0].device
+            states = states.to(device, non_blocking=True)
+            keys = states[:, 0] if angles is None else rerotated_keys(states[:, 0], *(part.to(device) for part in angles))
             for buffer, *new in zip(buffers, keys, states[:, 1], strict=True):
                 for stored, layer_states in zip(buffer, new, strict=True):
                     stored[0, :, tail.stop : tail.stop + tokens] = saturating_cast(layer_states.to(buffer.device), buffer.dtype)
             layer += len(states)
     tail.advance(tokens, tail.next_position)
-
-
-def turned(keys: torch.Tensor, angles: tuple[torch.Tensor, torch.Tensor]) -> torch.Tensor:
-    """Keys [layers, KV heads, n, head dim] rotated by `angles`; 8-bit ones in fp32."""
-    keys = keys.float() if keys.dtype == EIGHT_BIT else keys
-    return rotated(keys, *(part.to(keys.device) for part in angles))

@@ -7,15 +7,16 @@ from pathlib import Path
 
 import torch
 
-from kvlib.archive.archive import Archive, make_archive
+from kvlib.archive.archive import Archive, is_rotated, make_archive
 from kvlib.archive.chunks import ArchivedChunk, MeanKeys, computed_states
 from kvlib.archive.index import KeyIndex
-from kvlib.archive.manifest import FOLDER, MEMORY, Description, config_from_json, identity, read_manifest
+from kvlib.archive.manifest import FOLDER, MEMORY, Description, config_from_json, identity, numbers_in, read_manifest
 from kvlib.archive.places import (
     CHUNK_FILES,
     FolderPlace,
     MemoryPlace,
     chunk_name,
+    chunk_number,
     empty_folder,
     read_chunk,
     read_span,
@@ -45,14 +46,14 @@ class StoredStream:
         state, kind = restored_state(self.folder, self.manifest, fresh, self.model), self.manifest["archive"]
         if not kind:
             return None, state
-        limit = self.manifest["archive_bytes"]
-        description = Description(self.manifest["model"], self.kv_dtype, kind, limit)
-        place = FolderPlace(self.folder) if kind == FOLDER else MemoryPlace()
-        archive = make_archive(place, self.model, self.config, limit, description)
+        limit, place = self.manifest["archive_bytes"], MemoryPlace()
+        if kind == FOLDER:
+            place = FolderPlace(self.folder, Description(self.manifest["model"], self.kv_dtype, kind, limit))
+        archive = make_archive(place, self.model, self.config, limit)
         archive.committed = state.chunks_seen
         device = device_of(self.model.model.language_model.layers[0].input_layernorm)
-        archived = restored_archive(self.folder, state, archive.index, device, kind == MEMORY)
-        return archive, replace(state, archived=archived)
+        numbers = numbers_in(self.manifest["archived"])
+        return archive, replace(state, archived=restored_archive(self.folder, numbers, place, archive.index, device))
 
 
 def save_stream(manager: KVCacheManager, folder: Path, model) -> None:
@@ -61,27 +62,25 @@ def save_stream(manager: KVCacheManager, folder: Path, model) -> None:
     state, archive = manager.state, manager.archive
     if archive is not None:
         archive.wait()
-    if archive is not None and getattr(archive.place, "path", None) == folder.expanduser().resolve():
-        archive.place.commit(archive.describe(state))
-        return
-    kind = "" if archive is None else MEMORY
-    describe = Description(identity(model), manager.cache.stored_dtype, kind, archive and archive.limit_bytes)
-    manifest, place = describe(state), FolderPlace(empty_folder(folder))
-    rotated = state.config is None or state.config.position_mode != "unrotated"
-    mean_keys = MeanKeys(model.model.language_model.rotary_emb, rotated)
+        if archive.place.path == folder.expanduser().resolve():
+            if archive.failure:
+                raise OSError(f"the archive in {folder} has failed ({archive.failure}): save the stream to another folder")
+            return archive.place.commit(state)
+    kind, limit = ("", None) if archive is None else (MEMORY, archive.limit_bytes)
+    describe = Description(identity(model), manager.cache.stored_dtype, kind, limit)
+    describe(state)  # a policy that cannot be written is refused before the folder is made
+    place = FolderPlace(empty_folder(folder), describe)
+    mean_keys = MeanKeys(model.model.language_model.rotary_emb, is_rotated(state.config))
 
     def put(span: ChunkSpan, parts: tuple[torch.Tensor, ...], spread: torch.Tensor) -> None:
-        means = mean_keys(parts, span, spread).cpu()
-        place.put(span, torch.cat([part.cpu() for part in parts]), spread, means)
+        place.put(span, torch.cat([part.cpu() for part in parts]), spread, mean_keys(parts, span, spread).cpu())
 
-    stored = {chunk.index for chunk in state.chunks}
-    for chunk in state.archived:
-        if chunk.span.index not in stored:
-            put(chunk.span, (chunk.load(),), chunk.spread)
+    for chunk in state.evicted.values():
+        put(chunk.span, (chunk.load(),), chunk.spread)
     for number, span in enumerate(state.chunks):
         computed = replace(span, start=span.origin, stop=span.origin + span.stop - span.start)
         put(computed, computed_states(state, number), state.spread[number])
-    place.commit(manifest)
+    place.commit(state)
 
 
 def restored_state(folder: Path, manifest: dict, fresh: StreamState, model) -> StreamState:
@@ -98,7 +97,7 @@ def restored_state(folder: Path, manifest: dict, fresh: StreamState, model) -> S
         stop=stored,
         capacity=capacity,
         chunks=chunks,
-        spread=tuple(spread for _, spread in files),
+        spread=tuple(spread.clone() for _, spread in files),  # the files need not stay
         counts=EvictionCounts(**manifest["counts"]),
         **{name: manifest[name] for name in ("chunks_seen", "seen", "next_position", "archive_dropped")},
     )
@@ -123,19 +122,24 @@ def restored_state(folder: Path, manifest: dict, fresh: StreamState, model) -> S
 
 
 def restored_archive(
-    folder: Path, state: StreamState, index: KeyIndex, device: torch.device, in_memory: bool
+    folder: Path, numbers: set[int], place: MemoryPlace | FolderPlace, index: KeyIndex, device: torch.device
 ) -> tuple[ArchivedChunk, ...]:
-    """The chunks in `folder` that a stream in this `state` had archived, oldest first; their mean keys go to `index`, on
-    `device`. A file that cannot be read is left out."""
+    """The archived chunks with these `numbers`, oldest first, from `folder`; for a `place` in memory they are read now.
+
+    Their mean keys go to `index`, on `device`. A file that cannot be read is left out, with a warning. What else the folder of
+    `place` holds was dropped, or never committed, and is deleted."""
     archived: list[ArchivedChunk] = []
     for path in sorted(folder.glob(CHUNK_FILES)):
+        number = chunk_number(path)
+        if number not in numbers:
+            place.remove(number)
+            continue
         try:
             (states, spread, means), span = read_chunk(path, "states", "spread", "means"), read_span(path)
         except ValueError as error:
             warnings.warn(str(error), stacklevel=2)
             continue
-        if span.index < state.chunks_seen:
-            index.add(span.index, means.to(device), (chunk.span.index for chunk in archived))
-            load = partial(torch.Tensor.clone, states) if in_memory else partial(read_states, path)
-            archived.append(ArchivedChunk(span, states.nbytes, spread.clone(), load))
+        index.add(number, means.to(device), numbers)
+        load = partial(read_states, path) if place.path else place.put(span, states.clone(), spread, means)
+        archived.append(ArchivedChunk(span, states.nbytes, spread.clone(), load))
     return tuple(archived)

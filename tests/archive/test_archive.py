@@ -3,6 +3,7 @@
 import os
 import resource
 import warnings
+from concurrent.futures import Future
 
 import pytest
 import torch
@@ -116,6 +117,21 @@ def test_a_full_disk_is_said_and_the_stream_goes_on(streamed, frames, tmp_path):
     assert VideoStreamingInference.resume(
         tmp_path / "archive", engine.model, engine.processor, "cpu"
     ).cache_manager.chunks_seen == 12  # fmt: skip
+
+
+def test_whatever_the_writing_thread_raises_ends_the_archive_not_the_stream(streamed, frames):
+    """On a CUDA device a chunk is written while the next one is processed; the error comes with that one."""
+    engine, plain = streamed(12), streamed(12)
+    failed = Future()
+    failed.set_exception(RuntimeError("no pinned memory"))
+    engine.cache_manager.archive._last = failed
+    with pytest.warns(UserWarning, match="takes no more chunks .*no pinned memory"):
+        engine.append_video_chunk(frames(2, 12))
+    assert archived(engine) == list(range(11)), "the chunk that was not written is not archived"
+    plain.append_video_chunk(frames(2, 12))
+    for target in (engine, plain):
+        target.append_video_chunk(frames(2, 13))
+    assert torch.equal(engine.question_logits(QUESTION), plain.question_logits(QUESTION))
 
 
 def test_a_chunk_whose_file_is_gone_is_an_error_of_the_question(streamed, tmp_path):

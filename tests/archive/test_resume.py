@@ -16,6 +16,7 @@ import torch
 from helpers import QUESTION
 
 from kvlib import EvictionConfig, VideoStreamingInference
+from kvlib.archive.manifest import numbers_in, runs_of
 from kvlib.evictor import POSITION_MODES
 from kvlib.policies import Importance
 
@@ -93,6 +94,77 @@ def test_save_into_the_own_folder_and_of_an_unbounded_stream(streamed, engine, f
         unbounded.append_video_chunk(frames(2, seed))
     unbounded.save(tmp_path / "long")
     assert resumed(unbounded, tmp_path / "long").cache_manager.fingerprint() == unbounded.cache_manager.fingerprint()
+
+
+def test_a_stream_with_a_limit_resumes_as_the_undisturbed_one(model, processor, frames, tmp_path):
+    """What was dropped for the limit stays dropped, also when the process ended before the file was deleted."""
+    limit, config = 12 * 16 * 3 * 2 * 2 * 16 * 4, EvictionConfig(160, policy="uniform", recall_tokens=40)
+    made = [VideoStreamingInference(model, processor, "cpu", config, None, tmp_path / name, limit) for name in "ab"]
+    for seed in range(30):
+        for engine in made:
+            engine.append_video_chunk(frames(2, seed))
+        if seed > 18:
+            other, twin = resumed(made[0], tmp_path / "a"), made[1]
+            assert other.cache_manager.fingerprint() == twin.cache_manager.fingerprint()
+            files = len(list((tmp_path / "a").glob("chunk-*.safetensors")))
+            assert files == other.get_cache_info()["archived_chunks"] < 30
+            made[0] = other
+    assert torch.equal(made[0].question_logits(QUESTION, recall=2), made[1].question_logits(QUESTION, recall=2))
+    assert made[0].get_cache_info()["archive_dropped"] > 10
+
+
+def test_a_saved_stream_in_memory_needs_its_files_no_more(streamed, tmp_path):
+    engine = streamed(20)
+    engine.save(tmp_path / "saved")
+    other = resumed(engine, tmp_path / "saved")
+    shutil.rmtree(tmp_path / "saved")
+    assert other.cache_manager.fingerprint() == engine.cache_manager.fingerprint()
+    assert torch.equal(engine.question_logits(QUESTION, recall=2), other.question_logits(QUESTION, recall=2))
+
+
+def test_an_engine_that_lost_its_folder_does_not_write_there(streamed, frames, tmp_path):
+    first = streamed(10, archive=tmp_path / "a")
+    second = resumed(first, tmp_path / "a")
+    second.append_video_chunk(frames(2, 10))
+    with pytest.raises(OSError, match="another engine has gone on"):
+        first.save(tmp_path / "a")
+    assert resumed(first, tmp_path / "a").cache_manager.fingerprint() == second.cache_manager.fingerprint()
+
+
+def test_a_stream_whose_archive_has_failed_is_saved_elsewhere(streamed, frames, tmp_path, monkeypatch):
+    """Its own folder lacks chunks: a manifest that names them could not be resumed."""
+    engine = streamed(10, archive=tmp_path / "a")
+
+    def full(*_, **__):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("kvlib.archive.places.save_file", full)
+    with pytest.warns(UserWarning, match="No space left"):
+        engine.append_video_chunk(frames(2, 10))
+    monkeypatch.undo()
+    with pytest.raises(OSError, match="has failed .*another folder"):
+        engine.save(tmp_path / "a")
+    assert resumed(engine, tmp_path / "a").cache_manager.chunks_seen == 10
+    engine.save(tmp_path / "b")
+    assert resumed(engine, tmp_path / "b").cache_manager.chunks_seen == 11
+
+
+def test_a_policy_that_cannot_be_written_leaves_no_folder(model, processor, frames, tmp_path):
+    class Own:
+        def victim(self, chunks, sink, window):
+            return sink
+
+    engine = VideoStreamingInference(model, processor, "cpu", EvictionConfig(160, policy=Own()))
+    engine.append_video_chunk(frames(2, 0))
+    with pytest.raises(ValueError, match="cannot be written to a folder"):
+        engine.save(tmp_path / "a")
+    assert not (tmp_path / "a").exists()
+
+
+def test_numbers_as_runs():
+    for numbers in ([], [0], [0, 1, 2], [0, 4, 5, 9, 10, 11]):
+        assert numbers_in(runs_of(numbers)) == set(numbers)
+    assert runs_of([0, 4, 5, 9, 10, 11]) == [[0, 0], [4, 5], [9, 11]]
 
 
 def test_who_resumes_owns_the_folder(streamed, frames, tmp_path):
