@@ -44,10 +44,10 @@ class Archive:
         """
         if self.failure:
             return made
-        try:
-            self.wait()  # so that copies on their way do not collect on the device
-        except Exception as error:  # whatever the thread raised, the last chunk is not in its place
-            return self._failed(error, replace(made, archived=made.archived[:-1]))
+        # Waits, so that copies on their way do not collect on the device.
+        trouble = None if self._last is None else self._last.exception()
+        if trouble is not None:  # whatever the thread raised, the last chunk is not in its place
+            return self._failed(trouble, replace(made, archived=made.archived[:-1]))
         try:
             return self._store(before, made)
         except FAILURES as error:
