@@ -99,7 +99,8 @@ class Tail:
 
     `layers` take keys and values as a transformers cache does; after each forward, `advance` counts its tokens. Nothing of a
     tail is part of the stream: a tail that is dropped has never been. `tokens` have been written, the next stands at
-    `next_position`. The first `hidden` of the stored tokens are not seen from the tail.
+    `next_position`. The first `hidden` of the stored tokens are not seen from the tail. `spread`: as that of the state, with
+    a new chunk's last, while a policy scores it.
     """
 
     new = 0  # tokens of the forward under way, which a layer has written already
@@ -108,7 +109,7 @@ class Tail:
         self.stored_dtype, self.capacity = stored_dtype, state.capacity
         self.next_position, self.tokens = state.next_position, 0
         self.rope: tuple[torch.Tensor, torch.Tensor] | None = None  # of all tokens, when keys are stored without rotation
-        self.hidden = 0
+        self.hidden, self.spread = 0, state.spread
         self.follow(state)
 
     @property

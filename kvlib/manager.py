@@ -55,19 +55,26 @@ class KVCacheManager:
         return Tail(self.state, self.cache.stored_dtype)
 
     def track_tokens(
-        self, tail: Tail, positions: torch.Tensor, next_position: int, is_new_chunk: bool = True, time_s: float = 0.0
+        self,
+        tail: Tail,
+        positions: torch.Tensor,
+        next_position: int,
+        is_new_chunk: bool = True,
+        time_s: float = 0.0,
+        dropped: int = 0,
     ) -> dict | None:
         """Record what a forward has written to `tail`: tokens at `positions` int64 [3, n], the next one at `next_position`.
 
-        A new chunk, whose last frame was shown at `time_s`, becomes part of the stream and of the archive, and teaches the
-        evictor; `info` of the stream is returned. Other tokens (of a question, of an answer) stay in the tail. A commit is the
-        last thing that happens here."""
+        A new chunk, whose last frame was shown at `time_s` and of which `dropped` tokens were not kept, becomes part of the
+        stream and of the archive, and teaches the evictor; `info` of the stream is returned. Other tokens (of a question, of an
+        answer) stay in the tail. A commit is the last thing that happens here."""
         tail.advance(positions.shape[1], next_position)
         if not is_new_chunk:
             return None
         state, tokens = self.state, tail.tokens
         start = state.next_position
-        chunk = ChunkSpan(state.chunks_seen, tokens, start, next_position, start, time_s=time_s)
+        chunk = ChunkSpan(state.chunks_seen, tokens, start, next_position, start, time_s=time_s, dropped=dropped)
+        tail.spread = (*state.spread, positions - start)
         if self.evictor is not None:
             chunk = replace(chunk, score=self.evictor.score(tail, (*state.chunks, chunk)))
         made = replace(
@@ -75,9 +82,10 @@ class KVCacheManager:
             buffers=tuple(tail.buffers),
             stop=tail.stop,
             chunks=(*state.chunks, chunk),
-            spread=(*state.spread, positions - state.next_position),
+            spread=tail.spread,
             chunks_seen=state.chunks_seen + 1,
             seen=state.seen + tokens,
+            dropped=state.dropped + dropped,
             next_position=next_position,
             counts=state.counts.with_chunk(tokens, state.config.sink_size if state.config else 0),
         )
@@ -164,7 +172,7 @@ class KVCacheManager:
         for tensor in (*stored, *(part for parts in state.originals.values() for part in parts)):
             digest.update(tensor.contiguous().view(torch.uint8).cpu().numpy())
         digest.update(state.positions.numpy())
-        record = (state.chunks, state.chunks_seen, state.seen, state.next_position, state.config, state.counts)
+        record = (state.chunks, state.chunks_seen, state.seen, state.dropped, state.next_position, state.config, state.counts)
         record += (tuple(chunk.span for chunk in state.archived), state.archive_dropped) if self.archive else ()
         digest.update(repr(record).encode())
         return digest.hexdigest()
@@ -172,13 +180,15 @@ class KVCacheManager:
     def info(self, state: StreamState | None = None) -> dict:
         """Length and memory of the cache, now or in another `state`.
 
-        `cache_seq_length` (tokens stored), `tokens_seen`, `chunks` (stored), `cache_bytes` (held on devices, filled or not),
+        `cache_seq_length` (tokens stored), `tokens_seen` (of all chunks), `tokens_dropped` (of these, never stored, because
+        their part of the picture stood still), `chunks` (stored), `cache_bytes` (held on devices, filled or not),
         `cache_memory_gb` (the same in GiB), `next_position`, with eviction on `eviction_stats`, and what an archive tells."""
         state = state or self.state
         held = state.nbytes()
         info = {
             "cache_seq_length": state.stored,
-            "tokens_seen": state.seen,
+            "tokens_seen": state.seen + state.dropped,
+            "tokens_dropped": state.dropped,
             "chunks": len(state.chunks),
             "cache_bytes": held,
             "cache_memory_gb": held / 2**30,

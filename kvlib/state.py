@@ -20,8 +20,8 @@ if TYPE_CHECKING:
 @dataclass(frozen=True)
 class ChunkSpan:
     """One stored chunk: its number in the stream, its tokens, the positions [start, stop) where it stands now, the `origin`
-    where it started when its keys were computed, the `score` that a policy may have given it, and the time in seconds of its
-    last frame."""
+    where it started when its keys were computed, the `score` that a policy may have given it, the time in seconds of its last
+    frame, and how many of its tokens were `dropped`, see `kvlib.encoding`."""
 
     index: int
     tokens: int
@@ -30,6 +30,7 @@ class ChunkSpan:
     origin: int
     score: float = 0.0
     time_s: float = 0.0
+    dropped: int = 0
 
 
 @dataclass(frozen=True)
@@ -63,7 +64,8 @@ class StreamState:
     lie in [start, stop) of all of them. `capacity` is what the stream needs; a buffer is longer only while an answer needs it.
     `originals` has, by chunk number, the keys as they were computed of chunks that have been re-rotated, as `key_copies` makes
     them. `spread` has, for each chunk, the positions of its tokens less its start, int64 [3, n]. `next_position` is that of the
-    next token. `chunks_seen` and `seen` count all chunks and their tokens that were ever stored. `archived` has the chunks that
+    next token. `chunks_seen` and `seen` count all chunks and their tokens that were ever stored, `dropped` the tokens of these
+    chunks that never were. `archived` has the chunks that
     recall can bring back, those in the stream among them; `archive_dropped` were given up for the archive's limit.
     """
 
@@ -77,6 +79,7 @@ class StreamState:
     spread: tuple[torch.Tensor, ...] = ()
     chunks_seen: int = 0
     seen: int = 0
+    dropped: int = 0
     next_position: int = 0
     config: "EvictionConfig | None" = None
     counts: EvictionCounts = EvictionCounts()

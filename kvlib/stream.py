@@ -9,7 +9,7 @@ import torch
 
 from kvlib.archive import StoredStream, bring_back, check_recall, choose, open_archive, save_stream, with_recall
 from kvlib.cache import Tail
-from kvlib.encoding import EncodedChunk, count_tokens, encode_chunk
+from kvlib.encoding import EncodedChunk, check_drop_static, count_tokens, encode_chunk
 from kvlib.evictor import EvictionConfig, KVCacheEvictor
 from kvlib.generation import Sampling, generate, stop_tokens
 from kvlib.manager import QUESTION_ROOM, KVCacheManager
@@ -34,9 +34,10 @@ class VideoStreamingInference:
         A quarter of the budget is then kept free for recall, unless `eviction_config` says how much (`recall_tokens`). From a
         folder the stream can be resumed, also after the process was killed.
     archive_bytes: the most that the archive keeps of keys and values; the oldest evicted chunks are dropped; None = no limit.
+    drop_static: a merged patch whose pixels change by less than this share of full scale, on average, since it was last kept in
+        its chunk, gets no token; 0 = all get one.
 
-    Raises ValueError for another kv_dtype and for an archive that cannot be used. One engine may be called from several
-    threads: its calls queue.
+    Raises ValueError for arguments that cannot be used. One engine may be called from several threads: its calls queue.
 
     Turns: one system turn, then each chunk as a user turn of its own; a question is one more user turn.
     """
@@ -50,15 +51,16 @@ class VideoStreamingInference:
         kv_dtype: torch.dtype | None = None,
         archive: str | Path | None = None,
         archive_bytes: int | None = None,
+        drop_static: float = 0.0,
     ):
         if kv_dtype not in (None, EIGHT_BIT):
             raise ValueError(f"kv_dtype={kv_dtype!r}: give {EIGHT_BIT} for 8 bits, or None for the model's own dtype")
         model = model.get_base_model() if hasattr(model, "get_base_model") else model
         self.model, self.processor, self.device = model, processor, torch.device(device)
-        self.lock = threading.RLock()
+        self.lock, self.drop_static = threading.RLock(), check_drop_static(drop_static)
         self.backbone, language = backbone_of(model), model.model.language_model
         eviction_config = with_recall(eviction_config, archive)
-        kept = open_archive(archive, archive_bytes, model, eviction_config, kv_dtype)
+        kept = open_archive(archive, archive_bytes, model, eviction_config, kv_dtype, self.drop_static)
         evictor = None if eviction_config is None else KVCacheEvictor(eviction_config, language.rotary_emb.inv_freq)
         self.cache_manager = KVCacheManager(len(language.layers), evictor, kv_dtype, kept)
         self._token_graph: TokenGraph | None = None
@@ -73,7 +75,7 @@ class VideoStreamingInference:
         """
         model = model.get_base_model() if hasattr(model, "get_base_model") else model
         stored = StoredStream(Path(folder), model)
-        engine = cls(model, processor, device, stored.config, stored.kv_dtype)
+        engine = cls(model, processor, device, stored.config, stored.kv_dtype, drop_static=stored.drop_static)
         engine.cache_manager.archive, engine.cache_manager.current.state = stored.restored(engine.cache_manager.state)
         return engine
 
@@ -85,7 +87,7 @@ class VideoStreamingInference:
 
         Raises ValueError for a folder that holds something else, OSError where it cannot be written.
         """
-        save_stream(self.cache_manager, Path(folder), self.model)
+        save_stream(self.cache_manager, Path(folder), self.model, self.drop_static)
 
     @property
     def eviction_config(self) -> EvictionConfig | None:
@@ -112,7 +114,8 @@ class VideoStreamingInference:
         Takes and raises what `append_video_chunk` does for frames that cannot be used.
         """
         first = not self.cache_manager.chunks
-        return encode_chunk(self.model, self.backbone, self.processor, self.device, frames, fps, first)
+        place = self.model, self.backbone, self.processor, self.device
+        return encode_chunk(*place, frames, fps, first, self.drop_static)
 
     @locked
     @torch.no_grad()
@@ -127,7 +130,7 @@ class VideoStreamingInference:
         tail = manager.tail()
         positions, next_position = chunk.positions(manager.next_position)  # making room may have moved it
         self._forward(chunk.embeddings, positions, tail)
-        return manager.track_tokens(tail, positions, next_position, time_s=time_s)
+        return manager.track_tokens(tail, positions, next_position, time_s=time_s, dropped=chunk.dropped)
 
     @locked
     @torch.no_grad()
@@ -199,7 +202,7 @@ class VideoStreamingInference:
         return self.get_cache_info()
 
     def count_tokens(self, frames, first: bool = False) -> int:
-        """Tokens that a chunk of these frames takes in the cache; the `first` of a stream has the system turn too."""
+        """Tokens of a chunk of these frames, none dropped; the `first` of a stream has the system turn too."""
         return count_tokens(self.processor, frames, first)
 
     def get_cache_info(self) -> dict:
@@ -294,7 +297,4 @@ class VideoStreamingInference:
                 f"a question of {len(tokens)} tokens does not fit behind the {manager.get_seq_length()} stored ones: it may "
                 f"have up to {free} tokens; shorten it"
             )
-        return self._on_device(tokens)
-
-    def _on_device(self, ids: list[int]) -> torch.Tensor:
-        return torch.tensor([ids], device=device_of(self.model.get_input_embeddings()))
+        return torch.tensor([tokens], device=device_of(self.model.get_input_embeddings()))

@@ -65,3 +65,20 @@ def frames():
         return torch.nn.functional.interpolate(coarse, (height, width)).permute(0, 2, 3, 1).to(torch.uint8)
 
     return make
+
+
+@pytest.fixture
+def partly_static(frames):
+    """Makes frames of which two thirds stand still from grid to grid: `partly_static(count, seed)` -> uint8 [T, 56, 84, 3]. The
+    size is that of 2 x 3 merged patches, so that nothing is resized."""
+
+    def make(count: int = 8, seed: int = 0) -> torch.Tensor:
+        generator = torch.Generator().manual_seed(seed)
+        grids = [frames(1, seed).expand(2, -1, -1, -1)]
+        while 2 * len(grids) < count:
+            moved = torch.rand(2, 3, generator=generator) < 1 / 3
+            pixels = moved.repeat_interleave(28, 0).repeat_interleave(28, 1)[None, :, :, None]
+            grids.append(torch.where(pixels, frames(1, int(torch.randint(2**31, (1,), generator=generator))), grids[-1]))
+        return torch.cat(grids)[:count]
+
+    return make

@@ -144,7 +144,12 @@ def _on_host(parts: Sequence[torch.Tensor], ready: Sequence[torch.cuda.Event | N
 
 
 def open_archive(
-    where: str | Path | None, limit_bytes: int | None, model, config: EvictionConfig | None, kv_dtype: torch.dtype | None
+    where: str | Path | None,
+    limit_bytes: int | None,
+    model,
+    config: EvictionConfig | None,
+    kv_dtype: torch.dtype | None,
+    drop_static: float,
 ) -> Archive | None:
     """An empty archive: in host memory when `where` is "memory", else in that folder, which is made; None for None.
 
@@ -158,7 +163,7 @@ def open_archive(
         return None
     if where == MEMORY:
         return make_archive(MemoryPlace(), model, config, limit_bytes)
-    describe = Description(identity(model), kv_dtype, FOLDER, limit_bytes)
+    describe = Description(identity(model), kv_dtype, drop_static, FOLDER, limit_bytes)
     describe(StreamState(config=config))  # a policy that cannot be written is refused now
     return make_archive(FolderPlace(empty_folder(where), describe), model, config, limit_bytes)
 

@@ -84,12 +84,13 @@ class MeanKeys:
 def key_blocks(spread: torch.Tensor) -> list[slice]:
     """The stretches of a chunk's tokens that get a mean key each: those with one temporal position, divided when they are long.
 
-    Text advances its temporal position with every token, so that it forms no stretch. Without any stretch the whole chunk is
-    one."""
+    Text advances its positions on all axes with every token, so that it forms no stretch. Without any stretch the whole chunk
+    is one."""
     _, lengths = torch.unique_consecutive(spread[0], return_counts=True)
+    text = (spread == spread[0]).all(0).tolist()
     blocks, first = [], 0
     for length in lengths.tolist():
-        if length > 1:
+        if length > 1 or (blocks and not text[first]):  # only one token of a later grid may have been kept
             count = -(-length // BLOCK)
             edges = [first + length * i // count for i in range(count + 1)]
             blocks += [slice(a, b) for a, b in zip(edges, edges[1:], strict=False)]

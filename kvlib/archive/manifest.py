@@ -24,6 +24,7 @@ class Description:
 
     model: str
     kv_dtype: torch.dtype | None
+    drop_static: float
     archive: str  # `FOLDER` when the stream writes every chunk there, `MEMORY`, or "" for neither
     archive_bytes: int | None
 
@@ -33,6 +34,7 @@ class Description:
             "version": VERSION,
             "model": self.model,
             "kv_dtype": None if self.kv_dtype is None else str(self.kv_dtype),
+            "drop_static": self.drop_static,
             "archive": self.archive,
             "archive_bytes": self.archive_bytes,
             "config": config_as_json(state.config),
@@ -41,6 +43,7 @@ class Description:
             "rerotated": sorted(state.originals),
             "chunks_seen": state.chunks_seen,
             "seen": state.seen,
+            "dropped": state.dropped,
             "next_position": state.next_position,
             "archived": runs_of(chunk.span.index for chunk in state.archived),
             "archive_dropped": state.archive_dropped,

@@ -37,6 +37,7 @@ class StoredStream:
         self.manifest = read_manifest(self.folder, model)
         self.config = config_from_json(self.manifest["config"])
         self.kv_dtype = self.manifest["kv_dtype"] and getattr(torch, self.manifest["kv_dtype"].removeprefix("torch."))
+        self.drop_static = self.manifest["drop_static"]
 
     def restored(self, fresh: StreamState) -> tuple[Archive | None, StreamState]:
         """The archive, if there was one, and the state; `fresh` is that of an engine that has seen nothing.
@@ -48,7 +49,8 @@ class StoredStream:
             return None, state
         limit, place = self.manifest["archive_bytes"], MemoryPlace()
         if kind == FOLDER:
-            place = FolderPlace(self.folder, Description(self.manifest["model"], self.kv_dtype, kind, limit))
+            describe = Description(self.manifest["model"], self.kv_dtype, self.drop_static, kind, limit)
+            place = FolderPlace(self.folder, describe)
         archive = make_archive(place, self.model, self.config, limit)
         archive.committed = state.chunks_seen
         device = device_of(self.model.model.language_model.layers[0].input_layernorm)
@@ -56,7 +58,7 @@ class StoredStream:
         return archive, replace(state, archived=restored_archive(self.folder, numbers, place, archive.index, device))
 
 
-def save_stream(manager: KVCacheManager, folder: Path, model) -> None:
+def save_stream(manager: KVCacheManager, folder: Path, model, drop_static: float) -> None:
     """Write a stream, with what it has archived, to `folder`, for `StoredStream`; else as `VideoStreamingInference.save`."""
     manager.current.settle()
     state, archive = manager.state, manager.archive
@@ -67,7 +69,7 @@ def save_stream(manager: KVCacheManager, folder: Path, model) -> None:
                 raise OSError(f"the archive in {folder} has failed ({archive.failure}): save the stream to another folder")
             return archive.place.commit(state)
     kind, limit = ("", None) if archive is None else (MEMORY, archive.limit_bytes)
-    describe = Description(identity(model), manager.cache.stored_dtype, kind, limit)
+    describe = Description(identity(model), manager.cache.stored_dtype, drop_static, kind, limit)
     describe(state)  # a policy that cannot be written is refused before the folder is made
     place = FolderPlace(empty_folder(folder), describe)
     mean_keys = MeanKeys(model.model.language_model.rotary_emb, is_rotated(state.config))
@@ -99,7 +101,7 @@ def restored_state(folder: Path, manifest: dict, fresh: StreamState, model) -> S
         chunks=chunks,
         spread=tuple(spread.clone() for _, spread in files),  # the files need not stay
         counts=EvictionCounts(**manifest["counts"]),
-        **{name: manifest[name] for name in ("chunks_seen", "seen", "next_position", "archive_dropped")},
+        **{name: manifest[name] for name in ("chunks_seen", "seen", "dropped", "next_position", "archive_dropped")},
     )
     if not chunks:
         return made

@@ -45,6 +45,24 @@ def patchify(frames: torch.Tensor, settings, device) -> tuple[torch.Tensor, tupl
     return patches.reshape(t * h * w, -1), (t, h, w)
 
 
+def changed_patches(patches: torch.Tensor, grid: tuple[int, int, int], settings, threshold: float) -> torch.Tensor:
+    """Which merged patches of a chunk show something new: bool [t, merged rows x columns], on the device of `patches`.
+
+    `patches`, `grid` and `settings` as of `patchify`. The first temporal grid is all new. A later merged patch is new when
+    its pixels differ from those of the last new one at its place by at least `threshold` on average, as a share of full scale.
+    Because it is compared with the last *new* one, a slow change is found as soon as it adds up to the threshold.
+    """
+    scale = torch.tensor(settings.image_std, device=patches.device) / (255 * settings.rescale_factor)  # undoes the processor's
+    t, h, w = grid
+    pixels = patches.view(t, h * w // settings.merge_size**2, settings.merge_size**2, len(scale), -1)
+    new, last = torch.ones(pixels.shape[:2], dtype=torch.bool, device=patches.device), pixels[0]
+    for number in range(1, t):
+        change = (pixels[number] - last).abs().mean((1, 3)) @ scale / len(scale)
+        new[number] = change >= threshold
+        last = torch.where(new[number, :, None, None, None], pixels[number], last)
+    return new
+
+
 def resize_bicubic(pixels: torch.Tensor, height: int, width: int) -> torch.Tensor:
     """Resize fp32 [T, 3, H, W] of levels 0 to 255 to [T, 3, height, width], antialiased.
 

@@ -40,6 +40,13 @@ def chunk_positions(
     return torch.cat([head, block, text_positions(after, stop)], dim=1), stop + after
 
 
+def text_in_front(spread: torch.Tensor) -> int:
+    """Text tokens in front of the frames of a chunk, from the positions of its tokens less its start, int64 [3, tokens]; 0 for
+    a chunk without two visual tokens of one temporal grid. Text advances the temporal position with every token."""
+    same = (spread[0, 1:] == spread[0, :-1]).nonzero()
+    return int(same[0]) if len(same) else 0
+
+
 def rotary_tables(
     rotary, positions: torch.Tensor, dtype: torch.dtype, scaled: bool = True
 ) -> tuple[torch.Tensor, torch.Tensor]:

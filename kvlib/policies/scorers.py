@@ -7,11 +7,12 @@ returns a number; higher means keep. All are means over layers, KV heads and tok
 import random
 from collections.abc import Sequence
 
+import numpy as np
 import torch
 from torch.nn.functional import cosine_similarity
 
 from kvlib.cache import StreamCache
-from kvlib.ops.positions import rotate_keys
+from kvlib.ops.positions import rotate_keys, text_in_front
 from kvlib.state import ChunkSpan
 
 
@@ -28,19 +29,28 @@ def key_norm(cache: StreamCache, chunks: Sequence[ChunkSpan], inverse_frequencie
 
 
 def temporal_redundancy(cache: StreamCache, chunks: Sequence[ChunkSpan], inverse_frequencies: torch.Tensor) -> float:
-    """Minus the cosine between a chunk's keys and those of the same cells one chunk earlier (InfiniPot-V, arXiv:2506.15745).
+    """Minus the cosine between a chunk's keys and those of the same merged patches one chunk earlier (InfiniPot-V,
+    arXiv:2506.15745).
 
     The earlier keys are rotated to the new one's positions first, or RoPE alone would make equal pictures differ. Chunks of
-    other lengths are aligned at their ends, where the newest grid is. The first chunk scores 0.
+    other lengths are aligned at their ends, where the newest grid is; where tokens were dropped, those are compared that
+    both chunks have kept. The first chunk scores 0.
     """
     if len(chunks) < 2:
         return 0.0
     earlier, later = chunks[-2:]
-    same, shift = min(earlier.tokens, later.tokens), later.stop - earlier.stop
-    pairs = ((layer.keys[:, :, -later.tokens - same : -later.tokens], layer.keys[:, :, -same:]) for layer in cache.layers)
-    return _mean(
-        -cosine_similarity(rotate_keys(old, shift, inverse_frequencies).float(), new.float(), -1) for old, new in pairs
-    )
+    if earlier.dropped or later.dropped:
+        old, new, shift = _kept_in_both(*chunks[-2:], *cache.spread[-2:])
+    else:
+        same, shift = min(earlier.tokens, later.tokens), later.stop - earlier.stop
+        old, new = slice(earlier.tokens - same, None), slice(later.tokens - same, None)
+
+    def redundancy(keys: torch.Tensor) -> torch.Tensor:
+        before, now = keys[:, :, -later.tokens - earlier.tokens : -later.tokens], keys[:, :, -later.tokens :]
+        before = rotate_keys(before[:, :, old], shift, inverse_frequencies)
+        return -cosine_similarity(before.float(), now[:, :, new].float(), -1)
+
+    return _mean(redundancy(layer.keys) for layer in cache.layers)
 
 
 def surprise(cache: StreamCache, chunks: Sequence[ChunkSpan], inverse_frequencies: torch.Tensor) -> float:
@@ -68,6 +78,22 @@ SCORERS = {
     "surprise": surprise,
     "random": chance,
 }
+
+
+def _kept_in_both(
+    earlier: ChunkSpan, later: ChunkSpan, earlier_spread: torch.Tensor, later_spread: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor, int]:
+    """The tokens of two chunks that stand at equal positions counted from their frames: int64 [n] of each, and the distance of
+    their positions. The first temporal grid, which is whole, is among them."""
+    fronts = text_in_front(earlier_spread), text_in_front(later_spread)
+    limit = 2 + max(int(spread.max()) for spread in (earlier_spread, later_spread))  # of a position on any axis
+    codes = (
+        np.ravel_multi_index((spread - front + limit).numpy(), (2 * limit,) * 3)
+        for spread, front in zip((earlier_spread, later_spread), fronts, strict=True)
+    )
+    _, old, new = np.intersect1d(*codes, return_indices=True)
+    shift = later.start + fronts[1] - earlier.start - fronts[0]
+    return torch.from_numpy(old), torch.from_numpy(new), shift
 
 
 def _mean(per_layer) -> float:

@@ -10,6 +10,8 @@ from kvlib.archive.chunks import MeanKeys, key_blocks
 from kvlib.evictor import POSITION_MODES
 from kvlib.ops.positions import chunk_positions
 
+DROPPING = dict(count=8, max_cache_tokens=260, recall=80)  # chunks of four grids, of which tokens are dropped
+
 
 def transformers_logits(model, processor, parts, next_position: int) -> torch.Tensor:
     """Logits of a question behind keys and values that stand in a transformers cache in the order of `parts`: the states as
@@ -55,9 +57,10 @@ def original_parts(engine) -> dict[int, tuple]:
 
 @pytest.mark.parametrize("policy", ["sink_window", "uniform", "importance"])
 @pytest.mark.parametrize("mode", POSITION_MODES)
-def test_logits_are_those_of_a_rebuilt_cache(streamed, model, processor, mode, policy):
+@pytest.mark.parametrize("drop_static", [0.0, 0.03])
+def test_logits_are_those_of_a_rebuilt_cache(streamed, model, processor, mode, policy, drop_static):
     """Sink and recalled chunks stand contiguously up to the first chunk behind the sink, which stays where it is."""
-    engine = streamed(30, mode, policy=policy)
+    engine = streamed(30, mode, policy=policy, drop_static=drop_static, **DROPPING if drop_static else {})
     manager, parts = engine.cache_manager, original_parts(engine)
     sink, *others = manager.chunks
     stored = {chunk.index for chunk in manager.chunks}
@@ -198,6 +201,13 @@ def test_mean_keys_are_those_without_rotation(streamed, model):
     found = MeanKeys(rotary, True)((states,), chunk.span, chunk.spread)
     expected = torch.stack([plain[:, :, block].mean(2) for block in blocks])
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
+
+
+def test_a_grid_with_one_token_left_has_a_mean_key(streamed):
+    spread, _ = chunk_positions(3, (3, 2, 3), 4, 0, 2.0)
+    kept = torch.ones(spread.shape[1], dtype=torch.bool)
+    kept[[*range(9, 13), 14, *range(15, 21)]] = False  # one token of the second grid, none of the third
+    assert key_blocks(spread[:, kept]) == [slice(3, 9), slice(9, 10)]
 
 
 def test_large_grids_are_divided_evenly():

@@ -90,6 +90,13 @@ def test_append_with_an_archive(engine, frames, mode):
     assert attack_append(made, frames(2, 99), 60, f"archive {mode}") > 0
 
 
+@pytest.mark.parametrize("mode", ["keep", "remap", "unrotated"])
+def test_append_that_drops_tokens(engine, partly_static, mode):
+    config = EvictionConfig(220, policy=Importance("temporal_redundancy"), position_mode=mode)
+    made = streamed(engine, lambda _, seed: partly_static(8, seed), config, drop_static=0.03)
+    assert attack_append(made, partly_static(8, 99), 60, f"dropped {mode}") > 0
+
+
 @pytest.mark.parametrize("mode", POSITION_MODES)
 def test_ask_with_recall(engine, frames, mode):
     made = streamed(engine, frames, EvictionConfig(220, position_mode=mode, recall_tokens=40), archive="memory")
