@@ -109,7 +109,7 @@ def test_logits_are_those_of_one_forward_without_the_dropped_tokens(dropping, mo
 
 
 def positions_of(pads: list[bool], grids: list[int]) -> torch.Tensor:
-    """M-RoPE positions [3, tokens] written out: blocks of `grids` x 2 x 3 merged patches, two positions a grid, between text."""
+    """M-RoPE positions [3, tokens] written out: text, and blocks of `grids` x 2 x 3 merged patches, two positions a grid."""
     positions, following, index = [], 0, 0
     while index < len(pads):
         if pads[index]:
