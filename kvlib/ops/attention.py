@@ -11,7 +11,8 @@ from torch.backends.cuda import SDPAParams, can_use_flash_attention
 
 from kvlib.ops.fused import fused
 
-MIN_CUDNN_QUERIES = 256  # from which on cuDNN's kernel is worth its plan, which is made anew for every length
+MIN_CUDNN_QUERIES = 256  # from which on cuDNN's kernel is worth its plan
+CUDNN_QUERIES, CUDNN_KEYS = 256, 4096  # lengths are multiples of these: cuDNN plans anew, for 46 ms, for every pair of lengths
 HOPPER = (9, 0)  # compute capability from which on cuDNN's kernel is the faster one
 
 
@@ -25,10 +26,11 @@ def chunk_attention(q: torch.Tensor, keys: torch.Tensor, values: torch.Tensor) -
         visible = torch.ones(new, past + new, dtype=torch.bool, device=q.device).tril(past)
         visible = visible.repeat(q.shape[1] // keys.shape[1], 1)
         return unfold(F.scaled_dot_product_attention(fold(q, keys), keys, values, visible), q)
-    own = flash(q, keys[:, :, past:], values[:, :, past:], causal=True)
-    if not past:
+    apart = past // CUDNN_KEYS * CUDNN_KEYS if uses_cudnn(q) else past  # keys that need no mask; the others go with the chunk
+    own = flash(q, keys[:, :, apart:], values[:, :, apart:], causal=True)
+    if not apart:
         return own[0]
-    return merge(*over_past(q, keys[:, :, :past], values[:, :, :past]), *own)
+    return merge(*over_past(q, keys[:, :, :apart], values[:, :, :apart]), *own)
 
 
 def has_flash(q: torch.Tensor, keys: torch.Tensor, values: torch.Tensor) -> bool:
@@ -36,11 +38,19 @@ def has_flash(q: torch.Tensor, keys: torch.Tensor, values: torch.Tensor) -> bool
     return q.is_cuda and can_use_flash_attention(SDPAParams(q, keys, values, None, 0.0, False, True))
 
 
+def uses_cudnn(q: torch.Tensor) -> bool:
+    """Whether cuDNN's kernel computes the attention of queries [1, heads, n, head dim] over a past, on a device with flash
+    attention."""
+    return q.is_cuda and q.shape[2] >= MIN_CUDNN_QUERIES and torch.cuda.get_device_capability(q.device) >= HOPPER
+
+
 def over_past(q: torch.Tensor, keys: torch.Tensor, values: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """Attention of all queries over all keys, and its log-sum-exp fp32 [1, heads, n]."""
-    if q.is_cuda and q.shape[2] >= MIN_CUDNN_QUERIES and torch.cuda.get_device_capability(q.device) >= HOPPER:
+    if uses_cudnn(q):
+        new = q.shape[2]
+        q = F.pad(q, (0, 0, 0, -new % CUDNN_QUERIES))
         mixed, sums, *_ = torch.ops.aten._scaled_dot_product_cudnn_attention(q, keys, values, None, True)
-        return mixed, sums.view(q.shape[:3])
+        return mixed[:, :, :new], sums.view(q.shape[:3])[:, :, :new]
     mixed, sums = flash(fold(q, keys), keys, values)
     return unfold(mixed, q), sums.view(q.shape[:3])
 

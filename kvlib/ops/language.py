@@ -1,12 +1,14 @@
 """The language model as the stream needs it: transformers' own weights and results, one layer after the other into the cache.
 
 Nothing of a stream is stored on the model. On a CUDA device the twenty launches between the attention of two layers are
-captured as one graph where the tokens are few; attention itself, over a cache whose bounds move, is not captured.
+captured as one graph where the tokens are few; attention itself, over a cache whose bounds move, is not captured. Few tokens
+are padded to a multiple of `BLOCK`, because chunks with dropped tokens have many lengths and would need a graph for each.
 """
 
 from collections.abc import Callable, Iterator
 
 import torch
+import torch.nn.functional as F
 from transformers.models.qwen2_5_vl.modeling_qwen2_5_vl import apply_rotary_pos_emb
 
 from kvlib.ops.fused import add_and_norm, device_of, fused, norm
@@ -14,6 +16,7 @@ from kvlib.ops.graphs import GraphPool, capture_graph, pool_bytes
 from kvlib.ops.positions import rotary_tables
 
 MAX_GRAPH_TOKENS = 1024  # up to which a forward takes as long as its launches, not its work
+BLOCK = 64  # tokens
 rotate = fused(apply_rotary_pos_emb)
 OnQueries = Callable[[torch.Tensor, torch.Tensor], None]
 
@@ -27,16 +30,19 @@ class LanguageModel:
     def __call__(
         self, layers, embeddings: torch.Tensor, positions: torch.Tensor, on_queries: OnQueries | None = None
     ) -> torch.Tensor:
-        """As `run`. Once as many tokens come a second time, and they are few, by CUDA graphs."""
+        """As `run`. Once about as many tokens come a second time, and they are few, by CUDA graphs."""
         if self.graphs is None or embeddings.shape[1] > MAX_GRAPH_TOKENS:
             return run(self.language, layers, embeddings, positions, on_queries)
-        weight = self.language.norm.weight
-        key = "language", embeddings.shape, embeddings.dtype, weight.data_ptr()
+        tokens = embeddings.shape[1]
+        if tokens > 1:
+            short = -tokens % BLOCK
+            embeddings, positions = F.pad(embeddings, (0, 0, 0, short)), F.pad(positions, (0, short))
+        key = "language", embeddings.shape, embeddings.dtype, self.language.norm.weight.data_ptr()
         if not self.graphs.seen(key):
-            return run(self.language, layers, embeddings, positions, on_queries)
+            return run(self.language, layers, embeddings, positions, on_queries, tokens)
         tables = rotary_tables(self.language.rotary_emb, positions.to(embeddings.device), embeddings.dtype)
         graph = self.graphs.take(key, lambda: LayerGraphs(self.language, embeddings, *tables))
-        states = graph(layers, embeddings, *tables, on_queries=on_queries)
+        states = graph(layers, embeddings, *tables, tokens, on_queries=on_queries)
         self.graphs.give(key, graph)
         return states
 
@@ -67,32 +73,49 @@ class LayerGraphs:
         self.nbytes = pool_bytes(pool) + sum(tensor.nbytes for tensor in (*self.inputs, *self.heads, self.mixed))
 
     def __call__(
-        self, layers, embeddings: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor, on_queries: OnQueries | None = None
+        self,
+        layers,
+        embeddings: torch.Tensor,
+        cos: torch.Tensor,
+        sin: torch.Tensor,
+        tokens: int,
+        on_queries: OnQueries | None = None,
     ) -> torch.Tensor:
+        """The states of the first `tokens` tokens, the only ones that are appended."""
         put(self.inputs, (embeddings, cos, sin))
         first, *others = self.graphs
+        heads, mixed = [part[:, :, :tokens] for part in self.heads], self.mixed[:, :, :tokens]
         first.replay()
         for stored, graph in zip(layers, others, strict=True):
-            self.mixed.copy_(stored.append_and_attend(*self.heads, on_queries))
+            mixed.copy_(stored.append_and_attend(*heads, on_queries))
             graph.replay()
-        return self.states.clone()
+        return self.states[:, :tokens].clone()
 
 
 def run(
-    language, layers, embeddings: torch.Tensor, positions: torch.Tensor, on_queries: OnQueries | None = None
+    language,
+    layers,
+    embeddings: torch.Tensor,
+    positions: torch.Tensor,
+    on_queries: OnQueries | None = None,
+    tokens: int | None = None,
 ) -> torch.Tensor:
     """Append tokens to the cache's `layers`, one for each of the model's: embeddings [1, n, width] at positions int64 [3, n]
     -> states [1, n, width].
 
+    tokens: so many of the n are appended and have states; the others are padding. None: all.
     `on_queries` is called for every layer, in order, with its rotated queries [1, heads, n, head dim] and all the keys
     [1, KV heads, tokens, head dim] that they are compared with.
     """
     tables = rotary_tables(language.rotary_emb, positions.to(embeddings.device), embeddings.dtype)
     steps = layer_by_layer(language, embeddings, *tables)
     made, watched = next(steps), () if on_queries is None else (on_queries,)
+    padding = 0 if tokens is None else embeddings.shape[1] - tokens
     for stored in layers:
-        made = steps.send(stored.append_and_attend(*made, *watched))
-    return made
+        heads = [part[:, :, :tokens] for part in made]
+        mixed = stored.append_and_attend(*heads, *watched)
+        made = steps.send(F.pad(mixed, (0, 0, 0, padding)) if padding else mixed)
+    return made[:, :tokens]
 
 
 def layer_by_layer(language, embeddings: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> Iterator:

@@ -18,7 +18,7 @@ def test_against_fp64(new, past):
 
 
 @needs_cuda
-@pytest.mark.parametrize("past", [0, 13, 130_000])
+@pytest.mark.parametrize("past", [0, 13, 8192, 130_000])
 @pytest.mark.parametrize("new", [1, 7, 5389])
 def test_against_fp64_on_cuda(new, past):
     inputs = attention_states(16, 2, new, past, 128, "cuda", torch.bfloat16)

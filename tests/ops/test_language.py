@@ -81,11 +81,13 @@ def test_graphs_are_used_from_the_second_time_on_for_few_tokens(model, monkeypat
             captured.append(embeddings.shape[1])
             assert cos.shape == (1, embeddings.shape[1], 16)
 
-        def __call__(self, layers, embeddings, cos, sin, on_queries):
+        def __call__(self, layers, embeddings, cos, sin, tokens, on_queries):
+            assert embeddings.shape[1] >= tokens
             return "replayed"
 
     monkeypatch.setattr(language_module, "LayerGraphs", Graph)
     monkeypatch.setattr(language_module, "MAX_GRAPH_TOKENS", 12)
+    monkeypatch.setattr(language_module, "BLOCK", 4)
     language, pool = model.model.language_model, GraphPool()
     forward = LanguageModel(language, pool)
 
@@ -95,8 +97,25 @@ def test_graphs_are_used_from_the_second_time_on_for_few_tokens(model, monkeypat
     assert [ask(13) == "replayed" for _ in range(3)] == [False] * 3, "many tokens are not captured"
     assert [ask(12) == "replayed" for _ in range(3)] == [False, True, True]
     assert ask(12, on_queries=lambda q, keys: None) == "replayed", "a graph shows its queries too"
-    assert [ask(10) == "replayed" for _ in range(2)] == [False, True]
-    assert captured == [12, 10] and pool.nbytes() == 2
+    assert ask(10) == "replayed", "9 to 12 tokens share a graph"
+    assert [ask(tokens) == "replayed" for tokens in (8, 5, 7)] == [False, True, True]
+    assert [ask(1) == "replayed" for _ in range(2)] == [False, True], "a single token is not padded"
+    assert captured == [12, 8, 1] and pool.nbytes() == 3
+
+
+@torch.no_grad()
+def test_padding_changes_neither_states_nor_cache(model):
+    """What is appended before a graph is captured is padded as in the graph."""
+    language, lengths = model.model.language_model, [7, 64, 65, 1, 30]
+    plain, padded = new_tail(language), new_tail(language)
+    for length in lengths:
+        embeddings = torch.randn(1, length, 64, generator=torch.Generator().manual_seed(length))
+        expected = forward_into(plain, lambda *a: run(language, *a), embeddings)
+        found = forward_into(padded, lambda *a: LanguageModel(language, GraphPool())(*a), embeddings)
+        torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
+    for mine, other in zip(padded.layers, plain.layers, strict=True):
+        assert mine.get_seq_length() == sum(lengths)
+        torch.testing.assert_close(mine.keys, other.keys, rtol=1e-5, atol=1e-5)
 
 
 @torch.no_grad()
@@ -113,9 +132,9 @@ def test_captured_forwards_give_the_same_states(model, dtype, monkeypatch):
     language, captured = copy.deepcopy(model).to("cuda", dtype).model.language_model, []
     monkeypatch.setattr(language_module, "LayerGraphs", lambda *a: captured.append(a[1].shape[1]) or LayerGraphs(*a))
     many = MAX_GRAPH_TOKENS + 1
-    lengths = [7, 300, 7, 300, many, 1, 7, many, 1, 300, 7, 1, 300]  # in turns, so that one could spoil another
+    lengths = [7, 300, 7, 300, many, 1, 20, many, 1, 310, 7, 1, 300]  # in turns, so that one could spoil another
     found = states_of(language, LanguageModel(language, GraphPool()), lengths, "cuda", dtype)
-    assert captured == [7, 300, 1]
+    assert captured == [64, 320, 1]
     plain = states_of(language, lambda *a: run(language, *a), lengths, "cuda", dtype)
     for number, (mine, other) in enumerate(zip(found, plain, strict=True)):
         assert (mine - other).norm() / other.norm() < (1e-2 if dtype == torch.bfloat16 else 1e-5), number

@@ -1,7 +1,7 @@
 """How fast videos are read: this library's reader against decord, in one run on the same frames.
 
-    .venv/bin/python benchmarks/input/video.py
-    .venv/bin/python benchmarks/input/video.py --video MY.mp4
+    .venv/bin/python benchmarks/host/video.py
+    .venv/bin/python benchmarks/host/video.py --video MY.mp4
 
 Both read every chunk of two frames at 2 frames per second, in turns. decord has its own default number of threads. Prints the
 median ratio of the times, decord's over ours: above 1 this library is the faster one.

@@ -1,6 +1,6 @@
 """How long kvlib takes to import, against torch and the transformers classes that it needs.
 
-    .venv/bin/python benchmarks/import_time.py
+    .venv/bin/python benchmarks/host/import_time.py
 
 Each import is timed in processes of its own, alternately, and medians are compared: a ratio of 1 means that kvlib adds nothing.
 """
