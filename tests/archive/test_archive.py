@@ -11,6 +11,7 @@ from helpers import QUESTION
 
 from kvlib import EvictionConfig, VideoStreamingInference
 from kvlib.archive.index import KeyIndex
+from kvlib.policies import Importance
 
 BYTES = 16 * 3 * 2 * 2 * 16 * 4  # of a chunk of 16 tokens: layers, keys and values, KV heads, head dim, fp32
 
@@ -166,3 +167,20 @@ def test_shrink_keeps_a_part_for_recall(streamed):
     assert engine.ask(QUESTION, max_new_tokens=1, do_sample=False, recall=1)[1]["recalled"]
     engine.shrink(72)
     assert engine.eviction_config.recall_tokens == 2, "sink and newest chunk, 70 tokens, come first"
+
+
+@pytest.mark.parametrize("archive", [None, "folder"])
+def test_a_stream_with_dropped_tokens_resumes_as_the_undisturbed_one(streamed, partly_static, tmp_path, archive):
+    """Its score of the next chunk too, which depends on which tokens the last one has kept."""
+    options = dict(drop_static=0.03, count=8, max_cache_tokens=260, policy=Importance("temporal_redundancy"))
+    made, twin = (streamed(9, archive=archive and tmp_path / name, **options) for name in "ab")
+    if not archive:
+        made.save(tmp_path / "a")
+    del made
+    engine = VideoStreamingInference.resume(tmp_path / "a", twin.model, twin.processor, "cpu")
+    assert engine.drop_static == 0.03
+    for seed in range(9, 16):
+        for target in (engine, twin):
+            target.append_video_chunk(partly_static(8, seed))
+    assert engine.cache_manager.fingerprint() == twin.cache_manager.fingerprint()
+    assert engine.get_cache_info()["tokens_dropped"] == twin.get_cache_info()["tokens_dropped"] > 0

@@ -58,23 +58,6 @@ def test_a_resumed_stream_is_the_undisturbed_one(streamed, frames, tmp_path, mod
     assert again.cache_manager.fingerprint() == twin.cache_manager.fingerprint(), "the resumed stream goes on writing"
 
 
-@pytest.mark.parametrize("archive", [None, "folder"])
-def test_a_stream_with_dropped_tokens_resumes_as_the_undisturbed_one(streamed, partly_static, tmp_path, archive):
-    """Its score of the next chunk too, which depends on which tokens the last one has kept."""
-    options = dict(drop_static=0.03, count=8, max_cache_tokens=260, policy=Importance("temporal_redundancy"))
-    made, twin = (streamed(9, archive=archive and tmp_path / name, **options) for name in "ab")
-    if not archive:
-        made.save(tmp_path / "a")
-    del made
-    engine = resumed(twin, tmp_path / "a")
-    assert engine.drop_static == 0.03
-    for seed in range(9, 16):
-        for target in (engine, twin):
-            target.append_video_chunk(partly_static(8, seed))
-    assert engine.cache_manager.fingerprint() == twin.cache_manager.fingerprint()
-    assert engine.get_cache_info()["tokens_dropped"] == twin.get_cache_info()["tokens_dropped"] > 0
-
-
 def test_eight_bit_streams_resume(streamed, tmp_path):
     engine = streamed(12, kv_dtype=torch.float8_e4m3fn, archive=tmp_path / "a")
     other = resumed(engine, tmp_path / "a")

@@ -7,6 +7,7 @@ from helpers import fingerprint, next_logits, one_shot_logits, processed, script
 from kvlib import EvictionConfig, VideoStreamingInference
 from kvlib import stream as stream_module
 
+FAR = 3 * 2**17  # positions
 EXPECTED_TIMES = {  # fps: positions in time of five grids, 2 positions per second and 2 frames per grid, rounded down
     0.5: [0, 8, 16, 24, 32],
     1.0: [0, 4, 8, 12, 16],
@@ -139,3 +140,26 @@ def test_counted_tokens_are_those_that_are_stored(engine, frames):
         expected = streamed.count_tokens(frames(count, seed, 84, 140), first=seed == 0)
         before = streamed.cache_manager.get_seq_length()
         assert streamed.append_video_chunk(frames(count, seed, 84, 140))["cache_seq_length"] - before == expected
+
+
+@pytest.mark.parametrize("policy", ["sink_window", "uniform"])
+def test_remapped_positions_grow_without_end_and_without_harm(engine, frames, policy):
+    """At 0.002 frames per second a temporal grid is 2000 positions after the last; a chunk of eight frames has four."""
+    remap, compact = (engine(EvictionConfig(400, policy=policy, position_mode=mode)) for mode in ("remap", "compact"))
+    held, compared = set(), 0
+    for number in range(80):
+        chunk = remap.encode(frames(8, number), fps=0.002)
+        info = remap.append_encoded(chunk)
+        compact.append_encoded(chunk)
+        assert [span.index for span in remap.cache_manager.chunks] == [span.index for span in compact.cache_manager.chunks]
+        if remap.cache_manager.evictor.total_evictions > 20:
+            held.add(info["cache_bytes"])
+        if number % 8 == 7:
+            torch.testing.assert_close(next_logits(remap), next_logits(compact), rtol=1e-4, atol=1e-4)
+            compared += 1
+    torch.testing.assert_close(next_logits(remap), next_logits(compact), rtol=1e-4, atol=1e-4)
+    assert compared > 5
+    assert compact.cache_manager.next_position < 2**17
+    if policy == "sink_window":  # "uniform" gives up chunks of which copies are kept, and moves the window
+        assert remap.cache_manager.next_position > FAR
+        assert len(held) == 1, "bytes are constant once the budget is full"
