@@ -64,7 +64,7 @@ def test_room_for_recall_is_part_of_the_budget(streamed):
 
 def test_random_chunks_are_evicted_ones_and_never_the_one_asked_for(streamed):
     engine = streamed[0][2]
-    evicted, chosen = comparison.evicted_chunks(engine), set()
+    evicted, chosen = list(engine.cache_manager.state.evicted), set()
     assert evicted and not set(evicted) & {chunk.index for chunk in engine.cache_manager.chunks}
     for seed in range(50):
         drawn = comparison._recall(engine, RANDOM, evicted[0], seed)
@@ -97,7 +97,7 @@ def test_the_ranking_is_that_of_recall_and_changes_nothing(streamed):
     assert engine.cache_manager.fingerprint() == before
     assert (found["rank"], found["first"], found["found"]) == (1, "the chunk asked for", True)
     assert found["times"] == found["first_times"] == pytest.approx(best["share"] * found["evicted"])
-    other = next(number for number in comparison.evicted_chunks(engine) if number != best["index"])
+    other = next(number for number in engine.cache_manager.state.evicted if number != best["index"])
     lower = comparison.rank_evicted(engine, question, other, scenes)
     assert lower["rank"] > 1 and lower["times"] < found["times"]
     assert lower["first"] == comparison.describe(scenes[best["index"]])

@@ -109,13 +109,6 @@ def list_questions(scenes: Sequence[Scene], colors: dict[int, str]) -> list[dict
     ]
 
 
-def evicted_chunks(engine: VideoStreamingInference) -> list[int]:
-    """The numbers of the chunks that are in the archive of `engine` and no longer in its stream."""
-    state = engine.cache_manager.state
-    stored = {chunk.index for chunk in state.chunks}
-    return [chunk.span.index for chunk in state.archived if chunk.span.index not in stored]
-
-
 def rank_evicted(engine: VideoStreamingInference, question: str, chunk: int, scenes: Sequence[Scene]) -> dict | None:
     """How the archive ranks its evicted chunks for a question, None when nothing was evicted.
 
@@ -123,7 +116,8 @@ def rank_evicted(engine: VideoStreamingInference, question: str, chunk: int, sce
     shows, see `describe`), `first_times` (its share of the attention over an even share), and of the chunk asked for
     `found` (whether it was evicted), `rank` (1 = first; NaN when it was not evicted) and `times`.
     """
-    evicted, manager = evicted_chunks(engine), engine.cache_manager
+    manager = engine.cache_manager
+    evicted = manager.state.evicted
     if not evicted:
         return None
     last = LastQueries(engine.model.model.language_model.rotary_emb, manager.next_position)
@@ -174,7 +168,7 @@ def _recall(engine: VideoStreamingInference, recall: int | str, chunk: int, seed
     """The argument `recall` of `ask` for a question whose answer is in `chunk`."""
     if recall not in (TRUE, RANDOM):
         return recall
-    evicted = evicted_chunks(engine)
+    evicted = engine.cache_manager.state.evicted
     if recall == TRUE:
         return [chunk] if chunk in evicted else 0
     others = [number for number in evicted if number != chunk]
