@@ -5,7 +5,7 @@ import threading
 
 import pytest
 import torch
-from streams import until
+from streams import cut_clip, until
 
 from kvlib.lab.panel import dashboard
 
@@ -173,6 +173,12 @@ def test_a_video_that_ends_early_is_shown_below_its_field(panel, monkeypatch):
     until(lambda: "frames 6 to 7" in panel.notes["video"].value and "failed: 1 of 12" in panel.said.value)
 
 
+def test_damage_in_the_video_is_shown_below_its_field(panel, tmp_path):
+    panel.video.value = str(cut_clip(tmp_path))
+    panel.start.click()
+    until(lambda: "finished: " in panel.said.value and "cut off or damaged" in panel.notes["video"].value)
+
+
 def test_a_live_source_has_no_total(panel, monkeypatch):
     asked = []
 
@@ -180,9 +186,11 @@ def test_a_live_source_has_no_total(panel, monkeypatch):
         def __init__(self, source, *options):
             asked.append(source)
             super().__init__(dashboard.paths.DATA / "clips" / "short.mp4", *options)
+            self.live = True
 
-        def __len__(self):
-            raise TypeError("a live source has no length")
+        def __iter__(self):
+            self.live = False  # is read as the file that it is
+            yield from super().__iter__()
 
     monkeypatch.setattr(dashboard, "VideoChunks", Live)
     panel.video.value = "rtsp://camera:554/live"

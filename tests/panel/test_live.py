@@ -20,7 +20,7 @@ def test_a_stream_runs_to_its_end(engine):
     live.start()
     live.wait(60)
     until(lambda: ends[-1:] == ["finished"])
-    assert (live.state, live.error, live.warning, live.processed) == ("finished", None, "", CHUNKS)
+    assert (live.state, live.error, live.trouble, live.processed) == ("finished", None, None, CHUNKS)
     assert ends == ["running"] * CHUNKS + ["finished"]
     assert [row["chunk"] for row in live.rows] == list(range(CHUNKS))
     assert max(row["cache_tokens"] for row in live.rows) <= 250

@@ -217,7 +217,7 @@ class Dashboard(PanelView):
         error = self._errors.get("start", "")
         self.show_buttons(state, self._asking.locked())
         changing = job[1] if job else used if state in ("running", "paused") else None
-        self.show_notes(self._errors, changing, stream.warning if stream else "")
+        self.show_notes(self._errors, changing, stream.trouble if stream else None)
         self.show_questions(is_reader(self.model.value))
         self.show_stream(stream, used)
         self.said.value = f"<div style='line-height: 1.3'>{escape(said)}{note(error) if error else ''}</div>"
