@@ -261,7 +261,7 @@ def default_budget(model_path: str) -> int:
     """The most tokens stored when none are asked for."""
     from kvlib.lab.report import paths
 
-    return READER_BUDGET if Path(model_path) == paths.READER else MODEL_BUDGET
+    return READER_BUDGET if paths.is_reader(model_path) else MODEL_BUDGET
 
 
 @app.command()

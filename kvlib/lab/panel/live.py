@@ -12,7 +12,7 @@ from kvlib.lab.panel.reader import ChunkReader
 from kvlib.lab.panel.record import LAST_PICTURES, add_row, small_jpeg
 from kvlib.lab.study.scoring import exact_match
 from kvlib.lab.video.source import resize_to_height
-from kvlib.lab.video.subtitles import Subtitle, read_srt, truth_at
+from kvlib.lab.video.subtitles import subtitles_beside, truth_at
 from kvlib.stream import VideoStreamingInference
 from kvlib.video import VideoChunk, VideoChunks
 
@@ -236,11 +236,3 @@ class LiveStream:
             asked.reply.put((row, None))
         except BaseException as error:  # raised in the thread that asked
             asked.reply.put((None, error))
-
-
-def subtitles_beside(video: str | Path) -> list[Subtitle] | None:
-    """Those of the .srt with the file's name beside it, or None. Raises what `read_srt` raises."""
-    if "://" in str(video):
-        return None
-    path = Path(video).with_suffix(".srt")
-    return read_srt(path) if path.is_file() else None
