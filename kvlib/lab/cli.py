@@ -31,6 +31,14 @@ app = App(
 
 READER_BUDGET, MODEL_BUDGET = 1000, 130_000  # tokens: what the embedded reader was trained on; safe for 3B on a 24 GB card
 
+ModelPath = Annotated[
+    str, typer.Option(metavar="PATH", help="Folder of a Qwen2.5-VL; by default QWEN_MODEL_PATH or the embedded reader.")
+]
+Budget = Annotated[
+    int | None,
+    typer.Option(metavar="TOKENS", min=1, help=f"Most tokens stored; {READER_BUDGET} for the reader, else {MODEL_BUDGET}."),
+]
+
 
 class RepeatedPairs(TyperCommand):
     """Takes `-p NAME VALUE` several times, as papermill does. Typer can repeat an option only if it has one value, so each
@@ -180,13 +188,8 @@ def ask(
     at: Annotated[
         float | None, typer.Option(metavar="SECONDS", min=0, help="Stream up to this second; by default to the end.")
     ] = None,
-    model: Annotated[
-        str, typer.Option(metavar="PATH", help="Folder of a Qwen2.5-VL; by default QWEN_MODEL_PATH or the embedded reader.")
-    ] = "",
-    budget: Annotated[
-        int | None,
-        typer.Option(metavar="TOKENS", min=1, help=f"Most tokens stored; {READER_BUDGET} for the reader, else {MODEL_BUDGET}."),
-    ] = None,
+    model: ModelPath = "",
+    budget: Budget = None,
 ) -> None:
     """Stream a video and answer one question about it.
 
@@ -205,8 +208,7 @@ def ask(
 
     try:
         path = paths.model_path(model)
-        source = video if "://" in video else paths.resolve(video)
-        typer.echo(ask_video(source, question, path, budget or default_budget(path), at))
+        typer.echo(ask_video(video_source(video), question, path, budget or default_budget(path), at))
     except (OSError, ValueError) as error:
         raise typer.BadParameter(str(error)) from error
 
@@ -217,13 +219,8 @@ def subtitles(
     out: Annotated[Path, typer.Option("-o", metavar="OUT.srt", help="The subtitles. Its folder must be there.")],
     every: Annotated[int, typer.Option(metavar="CHUNKS", min=1, help="Ask after so many chunks of a second each.")] = 2,
     language: Annotated[Literal["en", "zh"], typer.Option(help="The language of the question for the text.")] = "en",
-    model: Annotated[
-        str, typer.Option(metavar="PATH", help="Folder of a Qwen2.5-VL; by default QWEN_MODEL_PATH or the embedded reader.")
-    ] = "",
-    budget: Annotated[
-        int | None,
-        typer.Option(metavar="TOKENS", min=1, help=f"Most tokens stored; {READER_BUDGET} for the reader, else {MODEL_BUDGET}."),
-    ] = None,
+    model: ModelPath = "",
+    budget: Budget = None,
 ) -> None:
     """Write the text that is read from a video as subtitles.
 
@@ -239,7 +236,7 @@ def subtitles(
 
         .venv/bin/kvlib subtitles data/clips/lyrics.mp4 -o lyrics.srt
 
-    Exit status: 0; 2 for a wrong argument, such as a file that is not a video; 130 after ctrl-C.
+    Exit status: 0; 2 for a wrong argument, such as a live source or a file that is not a video; 130 after ctrl-C.
     """
     from kvlib.lab.report import paths
     from kvlib.lab.transcribe import transcribe
@@ -248,7 +245,7 @@ def subtitles(
     out, question = out.expanduser().absolute(), {"en": DEFAULT_QUESTION, "zh": QUESTION_ZH}[language]
     try:
         path = paths.model_path(model)
-        count = transcribe(paths.resolve(video), out, every, question, path, budget or default_budget(path))
+        count = transcribe(video_source(video), out, every, question, path, budget or default_budget(path))
     except (FileNotFoundError, PermissionError, ValueError) as error:
         raise typer.BadParameter(str(error)) from error
     except KeyboardInterrupt:
@@ -257,11 +254,18 @@ def subtitles(
     typer.echo(f"{out}: {count} subtitles")
 
 
+def video_source(video: str) -> str | Path:
+    """What `VideoChunks` takes: the address of a live source as it is, else an absolute path."""
+    from kvlib.lab.report import paths
+
+    return video if "://" in video else paths.resolve(video)
+
+
 def default_budget(model_path: str) -> int:
     """The most tokens stored when none are asked for."""
     from kvlib.lab.report import paths
 
-    return READER_BUDGET if Path(model_path) == paths.READER else MODEL_BUDGET
+    return READER_BUDGET if paths.is_reader(model_path) else MODEL_BUDGET
 
 
 @app.command()

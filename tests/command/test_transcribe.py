@@ -1,6 +1,7 @@
 """`kvlib subtitles`: the embedded reader reads the short clip; a run that is stopped anywhere goes on as if it had not been."""
 
 import json
+import os
 import re
 import shutil
 import signal
@@ -151,6 +152,17 @@ def test_what_somebody_else_wrote_is_not_overwritten(kvlib, calls, tmp_path):
     status, shown = kvlib("subtitles", str(CLIP), "-o", str(out))
     assert status == 2 and "changed since" in shown and out.read_text() == corrected
     assert calls.loads == 1
+
+
+@pytest.mark.parametrize("kind", ["address", "pipe"])
+def test_a_live_source_is_refused_with_the_remedy(kvlib, calls, tmp_path, kind):
+    source = "rtsp://127.0.0.1:1/live" if kind == "address" else str(tmp_path / "pipe")
+    if kind == "pipe":
+        os.mkfifo(source)
+    status, shown = kvlib("subtitles", source, "-o", str(tmp_path / "out.srt"))
+    assert status == 2 and f"{source} is a live source" in shown
+    assert "record it to one first" in shown and f"ffmpeg -i {source} -t 600 recording.mp4" in shown
+    assert calls.loads == 0 and not (tmp_path / "out.srt").exists()
 
 
 @pytest.mark.parametrize(

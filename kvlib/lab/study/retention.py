@@ -22,7 +22,7 @@ from kvlib.lab.study.runs import each_stream
 from kvlib.lab.study.scoring import exact_match
 from kvlib.lab.study.synthetic import COLORS, QUESTIONS, Scene, answer, draw_stream
 from kvlib.lab.video.source import VideoSource
-from kvlib.lab.video.subtitles import read_srt, truth_at
+from kvlib.lab.video.subtitles import read_srt, srt_of, truth_at
 from kvlib.ops.positions import rotate_keys
 from kvlib.stream import VideoStreamingInference
 
@@ -124,7 +124,7 @@ def compare_on_video(model, processor, makers: dict[str, Callable], source: Vide
     then. A table [time_s, method, question, truth, answer, correct, cache_tokens, cache_bytes, ttft]. Raises what
     `read_srt` and `VideoChunks` raise, and ValueError for a video of fewer than `interval` chunks.
     """
-    subtitles, rows, title = read_srt(source.path.with_suffix(".srt")), [], ""
+    subtitles, rows, title = read_srt(srt_of(source.path)), [], ""
     source.check_interval(interval)
     engines = {name: make(model, processor) for name, make in makers.items()}
     for index, chunk in source.chunks():
