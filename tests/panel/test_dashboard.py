@@ -180,6 +180,7 @@ def test_a_video_that_ends_early_is_shown_below_its_field(panel, monkeypatch):
     until(lambda: "frames 6 to 7" in panel.notes["video"].value and "failed: 1 of 12" in panel.said.value)
 
 
+@pytest.mark.filterwarnings("ignore:.*the video is cut off")
 def test_damage_in_the_video_is_shown_below_its_field(panel, tmp_path):
     panel.video.value = str(cut_clip(tmp_path))
     panel.start.click()
