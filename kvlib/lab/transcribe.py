@@ -12,7 +12,16 @@ from kvlib.lab.video.asklog import Ask, AskLog
 from kvlib.video import VideoChunks
 
 
-def transcribe(video: str | Path, out: Path, every: int, question: str, model_path: str, budget: int) -> int:
+def transcribe(
+    video: str | Path,
+    out: Path,
+    every: int,
+    question: str,
+    model_path: str,
+    budget: int,
+    chunk_frames: int = 2,
+    drop_static: float = 0.0,
+) -> int:
     """Stream `video`, ask for the text on screen after every `every` chunks and after the last one, and write subtitles to
     `out`; return their number.
 
@@ -20,11 +29,12 @@ def transcribe(video: str | Path, out: Path, every: int, question: str, model_pa
     on with them: the video is streamed again from its beginning, without the questions that were answered. A question leaves
     the stream as it was, so the answers that follow are those of a run that was not stopped.
 
-    budget: the most tokens stored. Raises FileNotFoundError for a missing video, model or folder of `out`, PermissionError
-    where `out` cannot be written, ValueError for a live source, for a file that is not a video, for an `out` that this function
-    did not write, and for a budget too small for a chunk.
+    budget: the most tokens stored. chunk_frames: frames of a chunk. drop_static: as `VideoStreamingInference` takes it. Raises
+    FileNotFoundError for a missing video, model or folder of `out`, PermissionError where `out` cannot be written, ValueError
+    for a live source, for a file that is not a video, for an `out` that this function did not write, and for a budget too small
+    for a chunk.
     """
-    chunks = VideoChunks(video)
+    chunks = VideoChunks(video, chunk_frames)
     if chunks.live:
         raise ValueError(
             f"{video} is a live source, and subtitles are written of a file: record it to one first, such as with "
@@ -41,6 +51,7 @@ def transcribe(video: str | Path, out: Path, every: int, question: str, model_pa
         "budget": budget,
         "frames per chunk": chunks.chunk_frames,
         "frames per second": chunks.sample_fps,
+        "drop_static": drop_static,
         "every": every,
         "question": question,
     }
@@ -49,7 +60,7 @@ def transcribe(video: str | Path, out: Path, every: int, question: str, model_pa
         console.print(f"starting over, because of another {', '.join(log.changed)}", markup=False, highlight=False)
     if not log.finished:
         model, processor = load(model_path)
-        engine = VideoStreamingInference(model, processor, model.device, EvictionConfig(budget))
+        engine = VideoStreamingInference(model, processor, model.device, EvictionConfig(budget), drop_static=drop_static)
         _ask_all(engine, chunks, log, every, question, console)
     return log.write_subtitles()
 
