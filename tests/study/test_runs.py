@@ -35,6 +35,7 @@ def test_sinks_are_real_cache_lengths_at_full_size(model, processor):
         vision = row.chunk_frames // 2 * (row.height // 28) * (2 * row.height // 28)  # the clip is twice as wide as high
         assert row.mean_real == row.mean_recorded == vision + 10  # "user\n" is five bytes
         assert row.sink_tokens == vision + 10 + system > 128
+        assert row.tokens_per_s == (3 * (vision + 10) + system) / (3 * row.chunk_frames / 2), "2 frames a second"
 
 
 def test_the_video_s_own_height_comes_first_and_none_is_larger_or_done_twice(model, processor):

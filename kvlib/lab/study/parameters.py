@@ -89,6 +89,22 @@ Ages = Annotated[
 PositionMode = Annotated[Literal[POSITION_MODES], Field(description=f"one of {', '.join(map(repr, POSITION_MODES))}")]
 
 
+SHARE = "a share of full scale, from 0 (keeps all tokens) to below 1; 0.03 is a start"
+Share = Annotated[float, BeforeValidator(_no_bool), Field(ge=0, lt=1, allow_inf_nan=False, description=SHARE)]
+Shares = Annotated[
+    list[Share],
+    BeforeValidator(_as_list),
+    AfterValidator(_distinct),
+    Field(min_length=1, description=f"a list of different numbers, each {SHARE}"),
+]
+EvenCounts = Annotated[
+    list[Annotated[AtLeastTwo, Field(multiple_of=2)]],
+    BeforeValidator(_as_list),
+    AfterValidator(_distinct),
+    Field(min_length=1, description="a list of different even numbers of at least 2"),
+]
+
+
 class Parameters(BaseModel):
     """What every notebook takes. Field names are those of the notebooks' parameters."""
 
@@ -112,6 +128,8 @@ class SinkDetection(Parameters):
     CHUNK_FRAMES: Counts
     HEIGHTS: Heights
     CHUNKS: AtLeastTwo
+    GROUP_FRAMES: EvenCounts
+    DROP_STATIC: Shares
 
 
 class OomFree(Parameters):

@@ -48,7 +48,8 @@ def detect_sinks(
     tokens. Only lengths are measured, so the model need not be able to read frames of such a size.
 
     Returns two tables: increments [configuration, chunk, new_tokens] and sinks [configuration, chunk_frames, height,
-    sink_tokens, first_length, window_tokens, mean_recorded, mean_real, evictions].
+    sink_tokens, first_length, window_tokens, mean_recorded, mean_real, tokens_per_s, evictions]; tokens_per_s is of these
+    chunks, for each second of video.
     """
     increments, sinks, unlimited = [], [], without_pixel_limit(processor)
     (_, own, _), _ = first_frames(VideoSource(video, 1, SINK_FPS))
@@ -58,9 +59,10 @@ def detect_sinks(
         name = f"{count} frames, {height} px"
         config = EvictionConfig(budget, position_mode=position_mode)
         engine = VideoStreamingInference(model, unlimited, model.device, config)
-        seen = [0]
+        seen, video_s = [0], 0.0
         for _, chunk in islice(VideoSource(video, count, SINK_FPS, height).chunks(name), chunks):
             seen.append(engine.append_video_chunk(chunk.frames, chunk.fps)["tokens_seen"])
+            video_s += len(chunk.frames) / chunk.fps
         new = np.diff(seen)
         evictor = engine.cache_manager.evictor
         increments += [dict(configuration=name, chunk=i, new_tokens=int(n)) for i, n in enumerate(new)]
@@ -74,6 +76,7 @@ def detect_sinks(
                 window_tokens=evictor.effective_window_size,
                 mean_recorded=evictor._avg_chunk_tokens,
                 mean_real=float(new[1:].mean()) if len(new) > 1 else 0.0,  # as the recorded mean of no chunks
+                tokens_per_s=seen[-1] / video_s,
                 evictions=evictor.total_evictions,
             )
         )
