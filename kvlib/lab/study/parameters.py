@@ -141,6 +141,7 @@ class OomFree(Parameters):
     SAMPLE_FPS: Rate
     HEIGHT: NaturalNumber
     POSITION_MODE: PositionMode
+    DROP_STATIC: Share
     MEMORY_LIMIT_MB: Megabytes
     QUESTION: Question
     MAX_NEW_TOKENS: Count
@@ -156,6 +157,7 @@ class PeriodicAsk(Parameters):
     HEIGHT: NaturalNumber
     ASK_INTERVAL: Count
     POSITION_MODE: PositionMode
+    DROP_STATIC: Share
     QUESTION: Question
     MAX_NEW_TOKENS: Count
 
@@ -185,6 +187,7 @@ class PolicyComparison(Parameters):
     CHUNK_FRAMES: Count
     SAMPLE_FPS: Rate
     HEIGHT: NaturalNumber
+    DROP_STATIC: Share
     ASK_INTERVAL: Count
 
     @model_validator(mode="after")
