@@ -2,6 +2,7 @@
 
 import gc
 import weakref
+from dataclasses import replace
 
 import psutil
 import pytest
@@ -154,6 +155,9 @@ def test_a_first_budget_leaves_something_to_evict_and_fits(chunk):
     huge = 10**12
     assert budgets.first_budget("a", chunk, 10_000, huge, 0) == 130_000
     assert budgets.first_budget(str(paths.READER), chunk, 10_000, huge, 0) == 800
+    large = replace(chunk, first_tokens=400, tokens=390)
+    assert budgets.first_budget("a", large, 3, huge, 0) == 400 + 4 * 390
+    assert budgets.first_budget(str(paths.READER), large, 3, huge, 0) == 1200, "not more than the reader was trained for"
     assert budgets.first_budget("a", chunk, 100, huge, 0) == 100 * 60 // 2
     assert budgets.first_budget("a", chunk, 3, huge, 0) == 98 + 4 * 60, "room for a few chunks"
     limit = 100 + held_by(3000) * BYTES

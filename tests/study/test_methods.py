@@ -17,6 +17,13 @@ def test_every_method_gets_the_budget_the_mode_and_its_own_policy(model, process
         assert config.policy == (name if name in ("sink_window", "uniform") else Importance(name))
 
 
+def test_every_engine_drops_what_stands_still_and_the_baseline_does_not(model, processor):
+    made = {name: make(model, processor) for name, make in methods(300, "remap", 0.03).items()}
+    assert not hasattr(made.pop("last_n"), "drop_static")
+    assert {engine.drop_static for engine in made.values()} == {0.03}
+    assert {make(model, processor).drop_static for name, make in methods(300, "remap").items() if name != "last_n"} == {0.0}
+
+
 def test_engines_by_mode_differ_only_in_the_position_mode(model, processor):
     made = engines_by_mode(model, processor, 300, ("keep", "unrotated"))
     assert {mode: engine.eviction_config for mode, engine in made.items()} == {

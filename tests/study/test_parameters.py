@@ -12,15 +12,16 @@ from kvlib.lab.study.parameters import NOTEBOOKS, check_inputs, check_parameters
 
 SINKS = dict(
     MODEL_PATH="data/reader", VIDEO_PATH="a.mp4", MAX_CACHE_TOKENS=500, POSITION_MODE="remap", CHUNK_FRAMES=[2, 4],
-    HEIGHTS=[280], CHUNKS=5, SEED=0, OUTPUT_DIR="",
+    HEIGHTS=[280], CHUNKS=5, GROUP_FRAMES=[2, 8], DROP_STATIC=[0.03], SEED=0, OUTPUT_DIR="",
 )  # fmt: skip
 OOM = dict(
-    MODEL_PATH="", VIDEO_PATH="", MAX_CACHE_TOKENS=0, CHUNK_FRAMES=2, SAMPLE_FPS=2.0, POSITION_MODE="keep",
+    MODEL_PATH="", VIDEO_PATH="", MAX_CACHE_TOKENS=0, CHUNK_FRAMES=2, SAMPLE_FPS=2.0, POSITION_MODE="keep", DROP_STATIC=0.0,
     MEMORY_LIMIT_MB=0.0, HEIGHT=0, QUESTION="What?", MAX_NEW_TOKENS=60, SEED=0, OUTPUT_DIR="",
 )  # fmt: skip
 POLICIES = dict(
     MODEL_PATH="", VIDEO_PATH="", MAX_CACHE_TOKENS=1000, OTHER_BUDGETS=[250], POSITION_MODE="remap", LEAST_CHUNKS=8,
-    MOST_CHUNKS=9, AGES=[1], STREAMS=3, CHUNK_FRAMES=2, SAMPLE_FPS=2, HEIGHT=0, ASK_INTERVAL=20, SEED=0, OUTPUT_DIR="",
+    MOST_CHUNKS=9, AGES=[1], STREAMS=3, CHUNK_FRAMES=2, SAMPLE_FPS=2, HEIGHT=0, DROP_STATIC=0, ASK_INTERVAL=20, SEED=0,
+    OUTPUT_DIR="",
 )  # fmt: skip
 RECALL = dict(
     MODEL_PATH="", MAX_CACHE_TOKENS=500, CHUNKS=12, AGES=[2, 9], LONG_CHUNKS=20, LONG_AGES=[11], STREAMS=2, LONG_STREAMS=0,
@@ -44,6 +45,11 @@ VALID = {"06_recall": RECALL, "01_sink_detection": SINKS, "02_oom_free": OOM, "0
         ("02_oom_free", "QUESTION", 42, "42"),
         ("01_sink_detection", "HEIGHTS", 0, [0]),
         ("02_oom_free", "HEIGHT", 480.0, 480),
+        ("02_oom_free", "DROP_STATIC", 0, 0.0),
+        ("05_policy_comparison", "DROP_STATIC", "0.03", 0.03),
+        ("01_sink_detection", "GROUP_FRAMES", 8, [8]),
+        ("01_sink_detection", "DROP_STATIC", 0, [0.0]),
+        ("01_sink_detection", "DROP_STATIC", [0.01, "0.03"], [0.01, 0.03]),
         ("05_policy_comparison", "OTHER_BUDGETS", [], []),
         ("05_policy_comparison", "OTHER_BUDGETS", 250, [250]),
     ],
@@ -80,6 +86,19 @@ WHOLE = "give a whole number of at least"
         ("02_oom_free", "MEMORY_LIMIT_MB", -1, "give a number of MiB of at least 0"),
         ("02_oom_free", "HEIGHT", -1, f"{WHOLE} 0"),
         ("05_policy_comparison", "HEIGHT", 1.5, f"{WHOLE} 0"),
+        ("02_oom_free", "DROP_STATIC", 1, "give a share of full scale, from 0 (keeps all tokens) to below 1"),
+        ("02_oom_free", "DROP_STATIC", True, "give a share of full scale, from 0 (keeps all tokens) to below 1"),
+        ("05_policy_comparison", "DROP_STATIC", -0.01, "give a share of full scale, from 0 (keeps all tokens) to below 1"),
+        (
+            "05_policy_comparison",
+            "DROP_STATIC",
+            float("nan"),
+            "give a share of full scale, from 0 (keeps all tokens) to below 1",
+        ),
+        ("01_sink_detection", "GROUP_FRAMES", [2, 3], "give a list of different even numbers of at least 2"),
+        ("01_sink_detection", "GROUP_FRAMES", [0], "give a list of different even numbers of at least 2"),
+        ("01_sink_detection", "DROP_STATIC", [], "give a list of different numbers, each a share of full scale, from 0"),
+        ("01_sink_detection", "DROP_STATIC", [0.03, 1], "give a list of different numbers, each a share of full scale, from 0"),
         ("02_oom_free", "QUESTION", " \n", "give a text that is not blank"),
         ("05_policy_comparison", "AGES", list(range(1, 10)), "give a list of 1 to 8 different whole numbers of at least 1"),
         ("05_policy_comparison", "AGES", 0, "give a list of 1 to 8 different whole numbers of at least 1"),

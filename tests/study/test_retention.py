@@ -10,7 +10,7 @@ from kvlib import EvictionConfig, VideoStreamingInference
 from kvlib.lab.report import paths
 from kvlib.lab.study import retention, scoring
 from kvlib.lab.study.clips import encode_and_decode
-from kvlib.lab.study.methods import methods
+from kvlib.lab.study.methods import RecomputeRecent, methods
 from kvlib.lab.study.synthetic import BLANK_ANSWER, COLORS, QUESTIONS, answer
 from kvlib.lab.video.lines import normalise
 from kvlib.lab.video.source import VideoSource
@@ -159,6 +159,18 @@ def test_methods_on_a_video_are_asked_for_its_subtitles(model, processor, monkey
     assert (first["truth"], first["correct"]) == ("A Short Clip", True), "the title is still on screen"
     assert (rows[rows["question"] == "title"]["truth"] == "A Short Clip").all()
     assert rows[rows["question"] == "title"]["cache_tokens"].max() <= 300
+    assert rows["video_s"].tolist()[::2] == [3, 6, 9, 12] and (rows["tokens_dropped"] == 0).all()
+    assert rows["tokens_seen"].tolist()[::2] == [38 + 60 * chunks for chunks in (3, 6, 9, 12)]
+
+
+def test_methods_on_a_video_drop_what_stands_still_apart_from_the_baseline(model, processor, monkeypatch):
+    monkeypatch.setattr(VideoStreamingInference, "ask", lambda *_, **__: ("", {"ttft": 0.1}))
+    monkeypatch.setattr(RecomputeRecent, "ask", lambda *_, **__: ("", {"ttft": 0.1}))
+    makers = {name: make for name, make in methods(300, "remap", 0.03).items() if name in ("uniform", "last_n")}
+    rows = retention.compare_on_video(model, processor, makers, VideoSource(paths.DATA / "clips/short.mp4", 6), 2)
+    uniform, last = (rows[rows["method"] == name] for name in makers)
+    assert uniform["tokens_seen"].iloc[-1] == 38 + 4 * 160 and uniform["tokens_dropped"].iloc[-1] > 0
+    assert last[["tokens_seen", "tokens_dropped"]].isna().all(axis=None)
 
 
 def test_a_title_is_right_until_the_first_wrong_answer():

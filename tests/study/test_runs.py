@@ -35,6 +35,7 @@ def test_sinks_are_real_cache_lengths_at_full_size(model, processor):
         vision = row.chunk_frames // 2 * (row.height // 28) * (2 * row.height // 28)  # the clip is twice as wide as high
         assert row.mean_real == row.mean_recorded == vision + 10  # "user\n" is five bytes
         assert row.sink_tokens == vision + 10 + system > 128
+        assert row.tokens_per_s == (3 * (vision + 10) + system) / (3 * row.chunk_frames / 2), "2 frames a second"
 
 
 def test_the_video_s_own_height_comes_first_and_none_is_larger_or_done_twice(model, processor):
@@ -100,6 +101,37 @@ def test_a_stream_can_end_once_it_has_made_so_many_tokens(model, processor):
     assert len(rows) == 4
 
 
+def test_tokens_that_are_dropped_do_not_count_as_made(model, processor):
+    """Four chunks of 6 frames, of which the second and third grids stand still but for the change of the text."""
+    rows = {}
+    for drop in (0.0, 0.03):
+        engine = VideoStreamingInference(model, processor, "cpu", EvictionConfig(400), drop_static=drop)
+        rows[drop] = runs.stream_video(engine, VideoSource(CLIP, 6), "run", tokens=300)
+    stored = {drop: (table["tokens_seen"] - table["tokens_dropped"]).tolist() for drop, table in rows.items()}
+    assert stored[0.0] == [198, 358] and rows[0.0]["tokens_dropped"].tolist() == [0, 0]
+    assert len(stored[0.03]) > 2 and stored[0.03][-2] <= 300, "it goes on until so many are stored"
+
+
+def test_a_run_says_what_it_has_streamed_and_how_long_that_took(model, processor, monkeypatch):
+    ticks = iter(range(0, 10_000, 3))
+    monkeypatch.setattr(runs.time, "perf_counter", lambda: next(ticks))  # every chunk takes three seconds
+    engine = VideoStreamingInference(model, processor, "cpu", EvictionConfig(300), drop_static=0.03)
+    rows = runs.stream_video(engine, VideoSource(CLIP, 6), "run")
+    info = engine.get_cache_info()
+    assert rows["video_s"].tolist() == [3, 6, 9, 12] and rows["computing_s"].tolist() == [3, 6, 9, 12]
+    assert info["tokens_dropped"] > 0 and info["tokens_seen"] == 38 + 4 * 160
+    kept = info["tokens_seen"] - info["tokens_dropped"]
+    assert runs.token_measures(rows) == [
+        ("tokens of the video", 678, "tokens"),
+        ("share of these tokens dropped", info["tokens_dropped"] / 678, ""),
+        ("tokens kept for each second of video", kept / 12, "tokens"),
+        ("tokens stored at the end", info["cache_seq_length"], "tokens"),
+        ("computation for each second of video", 1.0, "s"),
+    ]
+    assert info["cache_seq_length"] < kept, "some are evicted"
+    assert len(runs.token_measures(rows.drop(columns="computing_s"))) == 4
+
+
 def test_periodic_questions_are_asked_on_time_and_change_nothing(model, processor):
     engine = VideoStreamingInference(model, processor, "cpu", EvictionConfig(160, position_mode="remap"))
     asks = runs.ask_periodically(engine, VideoSource(CLIP), 3, "What?", 4)
@@ -107,6 +139,9 @@ def test_periodic_questions_are_asked_on_time_and_change_nothing(model, processo
     assert asks["time_s"].tolist() == [2.5, 5.5, 8.5, 11.5]
     assert asks["unchanged"].all()
     assert (asks["ttft"] > 0).all()
+    assert asks["video_s"].tolist() == [3, 6, 9, 12] and asks["computing_s"].is_monotonic_increasing
+    assert asks["tokens_seen"].tolist() == [38 + 60 * chunks for chunks in (3, 6, 9, 12)]
+    assert asks["cache_tokens"].tolist() == [158] * 4 and (asks["tokens_dropped"] == 0).all()
 
 
 def test_a_change_by_a_question_is_detected(model, processor, monkeypatch):

@@ -122,10 +122,18 @@ def test_a_forecast_says_whether_a_run_keeps_up_and_how_long_it_takes():
     assert forecast.load == 0.25 and forecast.keeps_up and forecast.chunks_in_budget == 24
     assert forecast.chunk_bytes == 198_660_096 and forecast.budget_bytes == 4_792_320_000
     text = forecast.text(1000)
-    assert "4 frames of 1920x1080 is 5,389 tokens, 189 MiB" in text
+    assert forecast.tokens_per_s == 2694.5
+    assert "4 frames of 1920x1080 is 5,389 tokens (2,694 for each second of video), 189 MiB" in text
     assert "0.25 s for each second of video (keeps up with real time)" in text
     assert "1,000 chunks: about 8 min in all" in text and "24 such chunks in 4.46 GiB" in text
     assert "slower than real time" in made(seconds=2.1).text(1) and not made(seconds=2.1).keeps_up
+
+
+def test_a_forecast_says_that_it_counts_what_will_be_dropped():
+    assert "drop_static" not in made().text(1)
+    assert made().text(1, 0.03).endswith(" All tokens are counted here, and drop_static=0.03 drops some of them.")
+    assert made(budget=10_789).text(1, 0.03).endswith("drops some of them.")
+    assert "Without that the first chunk and one more, 10,789 tokens, would not fit" in made(budget=10_788).text(1, 0.03)
 
 
 def test_a_pixel_limit_that_shrinks_frames_is_named():
@@ -149,7 +157,10 @@ def test_a_run_is_announced_for_the_size_that_it_reads(capsys):
     forecast = calibration.announce(config, processor, VideoSource(CLIP, 4, 2.0, 140), 800, CPU)
     assert forecast.size == (4, 140, 280) and forecast.video_s == 2.0 and forecast.seconds > 0
     assert forecast.token_bytes == 5 * 2 * 2 * 64 * 4
-    assert "6 chunks" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "6 chunks" in said and "drop_static" not in said
+    calibration.announce(config, processor, VideoSource(CLIP, 4, 2.0, 140), 800, CPU, 0.03)
+    assert "drop_static=0.03" in capsys.readouterr().out
 
 
 def test_the_size_of_the_first_frames_is_found_without_a_progress_bar(capsys):

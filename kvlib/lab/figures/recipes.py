@@ -12,7 +12,7 @@ from typing import NamedTuple
 import pandas as pd
 from matplotlib.figure import Figure
 
-from kvlib.lab.figures import answer_plots, memory_plots, position_plots, recall_plots
+from kvlib.lab.figures import answer_plots, dropping_plots, memory_plots, position_plots, recall_plots
 from kvlib.lab.figures.fonts import chinese_font
 from kvlib.lab.figures.labels import language
 from kvlib.lab.figures.style import save_figure
@@ -35,6 +35,12 @@ RECIPES = {
         memory_plots.plot_sinks,
         "Left: the detected sink, the whole first chunk, for every chunk size and frame height, beside a constant of 128 "
         "tokens. Right: what each chunk added to the cache.",
+    ),
+    "01_kept": Recipe(
+        dropping_plots.plot_kept,
+        "Above: the temporal grids of one chunk, with the number of merged patches that are kept of each. What is dropped, "
+        "because it stands still, is faded to white. Below: the tokens that are kept for each second of video over the "
+        "threshold drop_static, for every chunk size.",
     ),
     "02_memory": Recipe(
         memory_plots.plot_memory,

@@ -58,12 +58,14 @@ def first_budget(model_path: str, chunk: Forecast, chunks: int, limit_bytes: int
     """The budget in tokens of a first run that evicts: `MODEL_BUDGET` or that of the embedded reader, or less.
 
     Not more than half the tokens of the video's `chunks`, so that there is something to evict, nor than two thirds of what the
-    memory beside `held` bytes can hold at all; but room for the first chunk and four more.
+    memory beside `held` bytes can hold at all; but room for the first chunk and four more, as far as the model is known to
+    read so many tokens.
     """
     limits = [READER_BUDGETS[0] if paths.is_reader(model_path) else MODEL_BUDGET]
     limits.append(budget_within((limit_bytes - held) / chunk.token_bytes) * 2 // 3)
     limits.append(chunks * chunk.tokens // 2)
-    return max(min(limits), chunk.first_tokens + 4 * chunk.tokens)
+    few = chunk.first_tokens + 4 * chunk.tokens
+    return max(min(limits), min(few, most_tokens(model_path) or few))
 
 
 def check_room(budget: int, chunk: Forecast) -> None:

@@ -11,19 +11,22 @@ from kvlib.prompts import DEFAULT_QUESTION
 from kvlib.stream import VideoStreamingInference
 
 
-def methods(budget: int, position_mode: str) -> dict[str, Callable]:
+def methods(budget: int, position_mode: str, drop_static: float = 0.0) -> dict[str, Callable]:
     """What is compared at `budget` tokens: name -> function of (model, processor) that makes an engine.
 
     The policies go by their names, the policy "importance" by the names of its scorers. "none" never evicts, so its memory is
-    not bounded. "last_n" is `RecomputeRecent`: no cache, as many of the newest chunks as fit into the budget.
+    not bounded. "last_n" is `RecomputeRecent`: no cache, as many of the newest chunks as fit into the budget. `drop_static` is
+    that of all engines but "last_n", which drops nothing.
     """
 
+    def caching(config: EvictionConfig | None) -> Callable:
+        return lambda model, processor: VideoStreamingInference(model, processor, model.device, config, drop_static=drop_static)
+
     def evicting(policy) -> Callable:
-        config = EvictionConfig(budget, policy=policy, position_mode=position_mode)
-        return lambda model, processor: VideoStreamingInference(model, processor, model.device, config)
+        return caching(EvictionConfig(budget, policy=policy, position_mode=position_mode))
 
     return {
-        "none": lambda model, processor: VideoStreamingInference(model, processor, model.device),
+        "none": caching(None),
         "sink_window": evicting("sink_window"),
         "uniform": evicting("uniform"),
         **{name: evicting(Importance(name)) for name in SCORERS},

@@ -88,6 +88,22 @@ Ages = Annotated[
 PositionMode = Annotated[Literal[POSITION_MODES], Field(description=f"one of {', '.join(map(repr, POSITION_MODES))}")]
 
 
+SHARE = "a share of full scale, from 0 (keeps all tokens) to below 1; 0.03 is a start"
+Share = Annotated[float, BeforeValidator(_no_bool), Field(ge=0, lt=1, allow_inf_nan=False, description=SHARE)]
+Shares = Annotated[
+    list[Share],
+    BeforeValidator(_as_list),
+    AfterValidator(_distinct),
+    Field(min_length=1, description=f"a list of different numbers, each {SHARE}"),
+]
+EvenCounts = Annotated[
+    list[Annotated[AtLeastTwo, Field(multiple_of=2)]],
+    BeforeValidator(_as_list),
+    AfterValidator(_distinct),
+    Field(min_length=1, description="a list of different even numbers of at least 2"),
+]
+
+
 class Parameters(BaseModel):
     """What every notebook takes. Field names are those of the notebooks' parameters."""
 
@@ -111,6 +127,8 @@ class SinkDetection(Parameters):
     CHUNK_FRAMES: Counts
     HEIGHTS: Heights
     CHUNKS: AtLeastTwo
+    GROUP_FRAMES: EvenCounts
+    DROP_STATIC: Shares
 
 
 class OomFree(Parameters):
@@ -122,6 +140,7 @@ class OomFree(Parameters):
     SAMPLE_FPS: Rate
     HEIGHT: NaturalNumber
     POSITION_MODE: PositionMode
+    DROP_STATIC: Share
     MEMORY_LIMIT_MB: Megabytes
     QUESTION: Question
     MAX_NEW_TOKENS: Count
@@ -137,6 +156,7 @@ class PeriodicAsk(Parameters):
     HEIGHT: NaturalNumber
     ASK_INTERVAL: Count
     POSITION_MODE: PositionMode
+    DROP_STATIC: Share
     QUESTION: Question
     MAX_NEW_TOKENS: Count
 
@@ -166,6 +186,7 @@ class PolicyComparison(Parameters):
     CHUNK_FRAMES: Count
     SAMPLE_FPS: Rate
     HEIGHT: NaturalNumber
+    DROP_STATIC: Share
     ASK_INTERVAL: Count
 
     @model_validator(mode="after")

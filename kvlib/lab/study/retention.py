@@ -121,20 +121,24 @@ def compare_on_video(model, processor, makers: dict[str, Callable], source: Vide
     """Let methods, as `methods` gives them, process a video with an .srt beside it; ask after every `interval` chunks.
 
     now: the text on screen, "no text" where there is none. title: the first chunk's text; not asked where the .srt has none
-    then. A table [time_s, method, question, truth, answer, correct, cache_tokens, cache_bytes, ttft]. Raises what
-    `read_srt` and `VideoChunks` raise, and ValueError for a video of fewer than `interval` chunks.
+    then. A table [time_s, video_s (streamed so far), method, question, truth, answer, correct, cache_tokens, cache_bytes,
+    tokens_seen, tokens_dropped (both NaN for a method without a cache), ttft]. Raises what `read_srt` and `VideoChunks` raise,
+    and ValueError for a video of fewer than `interval` chunks.
     """
-    subtitles, rows, title = read_srt(srt_of(source.path)), [], ""
+    video_s, subtitles, rows, title = 0.0, read_srt(srt_of(source.path)), [], ""
     source.check_interval(interval)
     engines = {name: make(model, processor) for name, make in makers.items()}
     for index, chunk in source.chunks():
         process_together(engines.values(), chunk.frames, chunk.fps)
+        video_s += len(chunk.frames) / chunk.fps
         now = truth_at(subtitles, chunk.time_s)
         title = title if index else now
         if (index + 1) % interval:
             continue
         for name, engine in engines.items():
-            same = dict(time_s=chunk.time_s, method=name, **_size(engine))
+            info = engine.get_cache_info()
+            same = dict(time_s=chunk.time_s, video_s=video_s, method=name, **_size(engine))
+            same |= {key: info.get(key, math.nan) for key in ("tokens_seen", "tokens_dropped")}
             for kind, truth in (("now", now), ("title", title)):
                 if kind == "title" and not title:
                     continue

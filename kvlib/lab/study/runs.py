@@ -3,6 +3,7 @@
 import copy
 import math
 import os
+import time
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
@@ -22,6 +23,48 @@ from kvlib.video import VideoChunk
 NO_PIXEL_LIMIT = 10**9
 SINK_FPS = 2.0  # frames per second of `detect_sinks`
 OUT_OF_MEMORY = "out of memory"
+TOTALS = ["tokens_seen", "tokens_dropped", "video_s", "computing_s"]  # of a run so far, see `Metered`
+
+
+class Metered:
+    """In the place of `engine` while chunks are appended: adds up their seconds of video and of computation.
+
+    Both methods return what those of the engine do, and `video_s` and `computing_s` so far. On CUDA the device is waited for.
+    """
+
+    def __init__(self, engine: VideoStreamingInference):
+        self.engine, self.video_s, self.computing_s = engine, 0.0, 0.0
+
+    def append_video_chunk(self, frames, fps: float) -> dict:
+        began = time.perf_counter()
+        self.engine.append_video_chunk(frames, fps)
+        if self.engine.device.type == "cuda":
+            torch.cuda.synchronize(self.engine.device)
+        self.computing_s += time.perf_counter() - began
+        self.video_s += len(frames) / fps
+        return self.get_cache_info()
+
+    def get_cache_info(self) -> dict:
+        return self.engine.get_cache_info() | dict(video_s=self.video_s, computing_s=self.computing_s)
+
+
+def token_measures(rows: pd.DataFrame) -> list[tuple[str, float, str]]:
+    """What a run has streamed: (name, value, unit) for `Report.measure`.
+
+    rows: a table of `stream_video` or `ask_periodically`, or of one method of `compare_on_video`; the last row counts.
+    Its tokens are those of all chunks, with the text around the frames; those that were dropped were never stored.
+    """
+    last = rows.iloc[-1]
+    kept = last["tokens_seen"] - last["tokens_dropped"]
+    found = [
+        ("tokens of the video", int(last["tokens_seen"]), "tokens"),
+        ("share of these tokens dropped", float(last["tokens_dropped"] / last["tokens_seen"]), ""),
+        ("tokens kept for each second of video", float(kept / last["video_s"]), "tokens"),
+        ("tokens stored at the end", int(last["cache_tokens"]), "tokens"),
+    ]
+    if "computing_s" in rows:
+        found.append(("computation for each second of video", float(last["computing_s"] / last["video_s"]), "s"))
+    return found
 
 
 def default_device() -> torch.device:
@@ -48,7 +91,8 @@ def detect_sinks(
     tokens. Only lengths are measured, so the model need not be able to read frames of such a size.
 
     Returns two tables: increments [configuration, chunk, new_tokens] and sinks [configuration, chunk_frames, height,
-    sink_tokens, first_length, window_tokens, mean_recorded, mean_real, evictions].
+    sink_tokens, first_length, window_tokens, mean_recorded, mean_real, tokens_per_s, evictions]; tokens_per_s is of these
+    chunks, for each second of video.
     """
     increments, sinks, unlimited = [], [], without_pixel_limit(processor)
     (_, own, _), _ = first_frames(VideoSource(video, 1, SINK_FPS))
@@ -58,9 +102,10 @@ def detect_sinks(
         name = f"{count} frames, {height} px"
         config = EvictionConfig(budget, position_mode=position_mode)
         engine = VideoStreamingInference(model, unlimited, model.device, config)
-        seen = [0]
+        seen, video_s = [0], 0.0
         for _, chunk in islice(VideoSource(video, count, SINK_FPS, height).chunks(name), chunks):
             seen.append(engine.append_video_chunk(chunk.frames, chunk.fps)["tokens_seen"])
+            video_s += len(chunk.frames) / chunk.fps
         new = np.diff(seen)
         evictor = engine.cache_manager.evictor
         increments += [dict(configuration=name, chunk=i, new_tokens=int(n)) for i, n in enumerate(new)]
@@ -74,6 +119,7 @@ def detect_sinks(
                 window_tokens=evictor.effective_window_size,
                 mean_recorded=evictor._avg_chunk_tokens,
                 mean_real=float(new[1:].mean()) if len(new) > 1 else 0.0,  # as the recorded mean of no chunks
+                tokens_per_s=seen[-1] / video_s,
                 evictions=evictor.total_evictions,
             )
         )
@@ -83,19 +129,20 @@ def detect_sinks(
 def stream_video(
     engine, source: VideoSource, run: str, limit_bytes: int | None = None, tokens: float = math.inf
 ) -> pd.DataFrame:
-    """Stream a video into `engine` until the video or the memory ends, or until more than `tokens` tokens were streamed.
+    """Stream a video into `engine` until the video or the memory ends, or until more than `tokens` tokens were stored, those
+    counted that were evicted since.
 
-    A table [run, chunk, time_s, cache_tokens, cache_bytes, peak_bytes, reserved_bytes, event], a row per chunk. `event` is ""
-    or "eviction"; it is "out of memory" in the last row when memory ended: on CUDA's own error or, with `limit_bytes`, when
-    the cache takes more bytes than that. `peak_bytes` and `reserved_bytes` are the most that torch had allocated and reserved
-    on a CUDA device since the run began; on a CPU both are the cache's bytes.
+    A table [run, chunk, time_s, cache_tokens, cache_bytes, peak_bytes, reserved_bytes, event, and `TOTALS` so far], a row per
+    chunk. `event` is "" or "eviction"; it is "out of memory" in the last row when memory ended: on CUDA's own error or, with
+    `limit_bytes`, when the cache takes more bytes than that. `peak_bytes` and `reserved_bytes` are the most that torch had
+    allocated and reserved on a CUDA device since the run began; on a CPU both are the cache's bytes.
     """
-    rows, evictions, cuda = [], 0, engine.device.type == "cuda"
+    rows, evictions, cuda, metered = [], 0, engine.device.type == "cuda", Metered(engine)
     if cuda:
         torch.cuda.empty_cache()  # what an earlier run reserved must not count here
         torch.cuda.reset_peak_memory_stats(engine.device)
     for index, chunk in source.chunks(run):
-        info, full, _ = _append_within(engine, chunk, limit_bytes)
+        info, full, _ = _append_within(metered, chunk, limit_bytes)
         held = info["cache_bytes"]
         peak = torch.cuda.max_memory_allocated(engine.device) if cuda else held
         reserved = torch.cuda.max_memory_reserved(engine.device) if cuda else held
@@ -103,8 +150,8 @@ def stream_video(
         event = OUT_OF_MEMORY if full else "eviction" if now > evictions else ""
         evictions = now
         rows.append(dict(run=run, chunk=index, time_s=chunk.time_s, cache_tokens=info["cache_seq_length"], cache_bytes=held,
-                         peak_bytes=peak, reserved_bytes=reserved, event=event))  # fmt: skip
-        if full or info["tokens_seen"] > tokens:
+                         peak_bytes=peak, reserved_bytes=reserved, event=event, **_totals(info)))  # fmt: skip
+        if full or info["tokens_seen"] - info["tokens_dropped"] > tokens:
             break
     return pd.DataFrame(rows)
 
@@ -142,20 +189,22 @@ def shrink_when_full(engine, source: VideoSource, limit_bytes: int, smaller: int
 def ask_periodically(engine, source: VideoSource, interval: int, question: str, max_new_tokens: int) -> pd.DataFrame:
     """Stream a video and ask after every `interval` chunks, greedily.
 
-    A table [time_s, chunk, answer, unchanged, ttft, decode_tokens_per_s, new_tokens and the other metrics of `ask`].
+    A table [time_s, chunk, answer, unchanged, cache_tokens, `TOTALS` so far, ttft, decode_tokens_per_s, new_tokens and the
+    other metrics of `ask`].
     `unchanged`: whether a SHA-256 of every stored key and value and of all records is the same before and after the question.
     Raises ValueError for a video of fewer than `interval` chunks.
     """
     source.check_interval(interval)
-    rows = []
+    rows, metered = [], Metered(engine)
     for index, chunk in source.chunks():
-        engine.append_video_chunk(chunk.frames, chunk.fps)
+        info = metered.append_video_chunk(chunk.frames, chunk.fps)
         if (index + 1) % interval:
             continue
         before = engine.cache_manager.fingerprint()
         answer, metrics = engine.ask(question, max_new_tokens=max_new_tokens, do_sample=False)
         unchanged = engine.cache_manager.fingerprint() == before
-        rows.append(dict(time_s=chunk.time_s, chunk=index, answer=answer, unchanged=unchanged, **metrics))
+        stored = dict(cache_tokens=info["cache_seq_length"], **_totals(info))
+        rows.append(dict(time_s=chunk.time_s, chunk=index, answer=answer, unchanged=unchanged, **stored, **metrics))
     return pd.DataFrame(rows)
 
 
@@ -170,6 +219,10 @@ def each_stream(process: Callable, streams: int, model) -> list:
             return list(tqdm(pool.map(process, range(streams)), total=streams, desc="streams"))
     finally:
         torch.set_num_threads(threads)  # MKL keeps one number for the whole process
+
+
+def _totals(info: dict) -> dict:
+    return {name: info[name] for name in TOTALS}
 
 
 def _append_within(engine, chunk: VideoChunk, limit_bytes: int | None) -> tuple[dict, bool, bool]:

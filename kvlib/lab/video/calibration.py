@@ -58,31 +58,42 @@ class Forecast:
     chunk_bytes = property(lambda self: self.tokens * self.token_bytes, doc="Bytes of a chunk's keys and values.")
     budget_bytes = property(lambda self: self.budget * self.token_bytes, doc="Bytes of keys and values of a full budget.")
     chunks_in_budget = property(lambda self: self.budget // self.tokens, doc="Chunks that a full budget holds.")
+    tokens_per_s = property(lambda self: self.tokens / self.video_s, doc="Tokens for each second of video.")
     load = property(lambda self: self.seconds / self.video_s, doc="Seconds of computation for each second of video.")
     keeps_up = property(lambda self: self.load <= 1, doc="Whether chunks are processed as fast as the video plays.")
 
-    def text(self, chunks: int) -> str:
-        """The forecast in words, with the total time of so many `chunks`."""
+    def text(self, chunks: int, drop_static: float = 0.0) -> str:
+        """The forecast in words, with the total time of so many `chunks`. With `drop_static` above 0 it says that it counts the
+        tokens that will be dropped too."""
         frames, height, width = self.size
         shrunk = self.seen[0] < height - ROUNDING and self.seen[1] < width - ROUNDING
         shrunk = f" (which the checkpoint's pixel limit reduces to {self.seen[1]}x{self.seen[0]})" if shrunk else ""
         pace = "keeps up with real time" if self.keeps_up else "slower than real time"
         return (
-            f"Forecast: a chunk of {frames} frames of {width}x{height}{shrunk} is {self.tokens:,} tokens, "
-            f"{self.chunk_bytes / MIB:.3g} MiB of keys and values, and takes about {self.seconds:.2g} s with a full cache: "
-            f"{self.load:.2g} s for each second of video ({pace}). {chunks:,} chunks: about "
-            f"{duration(chunks * self.seconds)} in all. A full budget of {self.budget:,} tokens holds "
+            f"Forecast: a chunk of {frames} frames of {width}x{height}{shrunk} is {self.tokens:,} tokens "
+            f"({self.tokens_per_s:,.0f} for each second of video), {self.chunk_bytes / MIB:.3g} MiB of keys and values, and "
+            f"takes about {self.seconds:.2g} s with a full cache: {self.load:.2g} s for each second of video ({pace}). "
+            f"{chunks:,} chunks: about {duration(chunks * self.seconds)} in all. A full budget of {self.budget:,} tokens holds "
             f"{self.chunks_in_budget:,} such chunks in {self.budget_bytes / GIB:.3g} GiB."
+            f"{self._on_dropping(drop_static) if drop_static else ''}"
         )
 
+    def _on_dropping(self, drop_static: float) -> str:
+        least = self.first_tokens + self.tokens
+        counted = f" All tokens are counted here, and drop_static={drop_static:g} drops some of them."
+        if least <= self.budget:
+            return counted
+        return f"{counted} Without that the first chunk and one more, {least:,} tokens, would not fit into the budget."
 
-def announce(config, processor, source: VideoSource, budget: int, device: torch.device) -> Forecast:
+
+def announce(config, processor, source: VideoSource, budget: int, device: torch.device, drop_static: float = 0.0) -> Forecast:
     """Print how long `source` will take with a budget of `budget` tokens and whether that keeps up; return the forecast.
 
-    config: the model's (`model.config`). Takes about a second. Raises what `VideoChunks` raises.
+    config: the model's (`model.config`). drop_static: that of the engine, see `Forecast.text`. Takes about a second.
+    Raises what `VideoChunks` raises.
     """
     made = forecast(config, processor, *first_frames(source), budget, device)
-    print(made.text(source.count_chunks()))
+    print(made.text(source.count_chunks(), drop_static))
     return made
 
 
