@@ -1,11 +1,14 @@
 """The numbers in the README are those of the committed tables."""
 
+import json
+
 import pandas as pd
 
 from kvlib.lab.report import paths
 from kvlib.lab.study import statistics
 
 README = " ".join((paths.ROOT / "README.md").read_text().split())
+RESULTS = paths.ROOT / "benchmarks/results"
 
 
 def test_accuracy_over_length_is_that_of_the_full_size_table():
@@ -43,3 +46,27 @@ def test_strategies_are_those_of_the_full_size_table():
     assert f"{windows['cache_bytes'] / keep['cache_bytes']:.1f} times the memory" in README
     assert statistics.recommend(table, "keep") == "overlapping windows"
     assert "Notebook 04 recommends the overlapping windows" in README
+
+
+def test_dropping_is_that_of_the_benchmarks():
+    clip = {row["drop_static"]: row for row in json.loads((RESULTS / "cpu_drop_static.json").read_text())["rows"]}
+    assert f"takes {clip[0.03]['dropped_share']:.1%} fewer tokens" in README
+    answers = pd.read_csv(RESULTS / "drop_static_answers.csv").set_index(["question", "method"])
+    kept, dropped = (answers.xs(method, level="method") for method in ("all tokens", "drop_static=0.03"))
+    now, title = dropped.loc["now"], dropped.loc["title"]
+    assert (answers["n"] == 600).all() and (answers["streams"] == 200).all()
+    assert f"with {1 - now['stored_tokens'] / now['seen_tokens']:.1%} fewer tokens" in README
+    assert f"({now['accuracy']:.1%} against {kept.loc['now', 'accuracy']:.1%} of 600 questions" in README
+    low, high = 100 * now["difference_low"], 100 * now["difference_high"]
+    assert f"difference over streams {low:.1f} to {high:.1f} points)" in README
+    low, high = 100 * title["difference_low"], 100 * title["difference_high"]
+    assert f"({title['accuracy']:.1%} against {kept.loc['title', 'accuracy']:.1%}; {low:.1f} to {high:.1f} points)" in README
+    cards = (f"{table.loc['history', 'accuracy']:.1%}" for table in (dropped, kept))
+    assert "{} of the cards shown two to eight chunks ago are answered, against {}.".format(*cards) in README
+    made = json.loads((RESULTS / "h100_drop_static.json").read_text())["rows"]
+    row = next(row for row in made if row["frames"][1] == 1080 and row["static"] == 0.8 and row["drop_static"])
+    saved = f"saves {row['dropped_share']:.1%} of the tokens and {row['saved_time_share']:.1%} of the time"
+    assert saved in README
+    costs = json.loads((RESULTS / "h100_3b_recall.json").read_text())
+    assert f"{costs['chunk_overhead']:.1%} slower" in README
+    assert f"among 10,000 takes {1e3 * costs['index']['seconds']:.1f} ms" in README
