@@ -13,6 +13,7 @@ FOLDER = paths.ROOT / "benchmarks"
 sys.path.insert(0, str(FOLDER))
 
 import draw  # noqa: E402
+import drop_static  # noqa: E402
 import internals  # noqa: E402
 import logits  # noqa: E402
 import measure  # noqa: E402
@@ -66,6 +67,21 @@ def test_attention_operations_are_those_that_are_not_masked(model):
     seen = sum(13 + row + 1 for row in range(7))  # of 7 tokens after 13
     exact = 2 * 2 * seen * text.hidden_size * text.num_hidden_layers
     assert measure.flops(model, (1, 4, 6), 7, 13)["attention"] == exact
+
+
+@torch.no_grad()
+def test_what_dropping_saves_is_counted_from_the_stream(model, processor):
+    noise = torch.randint(256, (5, 112, 84, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    frames = drop_static.banded(noise, 0.5)  # of 4 x 3 merged patches in each of four grids the upper half stands still
+    device, drops = torch.device("cpu"), (0.0, drop_static.THRESHOLD)
+    engines = {drop: drop_static.filled(model, processor, device, frames, 400, drop) for drop in drops}
+    whole, less = drop_static.process(engines, [frames] * 3, device)
+    tokens, dropped = engines[0.0].count_tokens(torch.as_tensor(frames)), 3 * 6
+    assert whole["dropped_share"] == 0 and less["dropped_share"] == dropped / tokens
+    assert less["stored_tokens_per_s_of_video"] == (tokens - dropped) / 4
+    assert less["frames_per_s"] * less["mean_chunk_seconds"] == pytest.approx(8)
+    saved = 1 - less["mean_chunk_seconds"] / whole["mean_chunk_seconds"]
+    assert less["saved_time_over_saved_tokens"] == pytest.approx(saved / less["dropped_share"])
 
 
 def test_a_target_is_met_or_missed():
