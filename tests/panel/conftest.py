@@ -31,12 +31,12 @@ def panel(loads, monkeypatch):
 @pytest.fixture
 def slow(panel, monkeypatch):
     """A panel whose stream takes a chunk whenever the test lets it."""
-    monkeypatch.setattr(dashboard.VideoStreamingInference, "append_video_chunk", slowly(panel))
+    monkeypatch.setattr(dashboard.VideoStreamingInference, "append_encoded", slowly(panel))
     return panel
 
 
 def slowly(panel):
-    append, panel.on = dashboard.VideoStreamingInference.append_video_chunk, threading.Semaphore(0)
+    append, panel.on = dashboard.VideoStreamingInference.append_encoded, threading.Semaphore(0)
 
     def wait_and_append(*arguments):
         assert panel.on.acquire(timeout=60)
