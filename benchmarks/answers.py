@@ -1,14 +1,16 @@
-"""How many answers of the embedded reader are lost by storing keys and values in 8 bits, or by dropping what stands still.
+"""How many answers of the embedded reader change with 8-bit keys and values, dropping what stands still, or recall.
 
     .venv/bin/python benchmarks/answers.py eight-bit --streams 100 --out benchmarks/results/eight_bit.csv
     .venv/bin/python benchmarks/answers.py drop-static --streams 200 --out benchmarks/results/drop_static_answers.csv
     .venv/bin/python benchmarks/answers.py lyrics --out benchmarks/results/drop_static_lyrics.csv
+    .venv/bin/python benchmarks/answers.py recall --streams 200 --out benchmarks/results/recall_answers.csv
 
-Each compares two engines with the same budget on the same frames, in the position mode "remap". drop-static: streams of
+All ways of one comparison have the same budget and see the same frames, in the position mode "remap". drop-static: streams of
 chunks of eight frames, four frames a scene, so that the text changes in the middle of every chunk; now and title are asked in
 between too. lyrics: the clip in chunks of eight frames, once for each of several first frames; now and title are asked after
-every chunk. Writes a table with 95% intervals over streams (lyrics: over the blocks of `BLOCK_S` seconds, as there is one
-video).
+every chunk. recall: streams of 48 chunks of two frames, 500 tokens of which two chunks' are kept free; the questions of
+notebook 06 (history: cards at least ten chunks old), for many more streams than its small run. Writes a table with 95%
+intervals over streams (lyrics: over the blocks of `BLOCK_S` seconds, as there is one video).
 """
 
 import argparse
@@ -23,7 +25,8 @@ import torch
 from kvlib import EvictionConfig, VideoStreamingInference
 from kvlib.lab.report import paths
 from kvlib.lab.study import retention, runs
-from kvlib.lab.study.clips import SOURCE_SIZE, render, write_video
+from kvlib.lab.study.clips import SOURCE_SIZE, encode_and_decode, render, write_video
+from kvlib.lab.study.recall import comparison
 from kvlib.lab.study.scoring import exact_match
 from kvlib.lab.study.statistics import count_by_stream, paired_difference
 from kvlib.lab.study.synthetic import BLANK_ANSWER, QUESTIONS, Scene
@@ -35,6 +38,7 @@ BUDGET, LENGTHS, AGES, SEED = 1000, (16, 48), (2, 4, 8), 0
 DROP, FRAMES, FPS = 0.03, 8, 2.0  # threshold, frames of a chunk and per second
 SCENES = FRAMES // 4  # of a chunk
 CHUNKS, ASKED = 12, (4, 8, 12)  # of a stream, and after which of them it is asked
+RECALL_BUDGET, RECALL_CHUNKS, RECALL_AGES = 500, 48, (10, 16, 24, 36, 44)
 FIRST_FRAMES, BLOCK_S = (0, 2, 4, 6), 20.0  # of the lyrics clip
 ALL = "all tokens"
 
@@ -89,6 +93,31 @@ def lyrics(model, processor) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
+def recall(model, processor, streams: int) -> pd.DataFrame:
+    """Answers of one engine, as of `eight_bit`: without recall, with two recalled chunks, and with the right chunk recalled."""
+
+    def process(stream: int) -> list[dict]:
+        scenes, colors = retention.draw_history_stream(RECALL_CHUNKS, RECALL_AGES, SEED + stream)
+        frames = list(encode_and_decode(scenes))
+        chunk = VideoStreamingInference(model, processor, model.device).count_tokens(frames[0])
+        config = EvictionConfig(RECALL_BUDGET, recall_tokens=2 * chunk)
+        engine, rows = VideoStreamingInference(model, processor, model.device, config, archive="memory"), []
+        for part in frames:
+            engine.append_video_chunk(part)
+        evicted, before = engine.cache_manager.state.evicted, engine.cache_manager.fingerprint()
+        for row in comparison.list_questions(scenes, colors):
+            right = [row["chunk"]] if row["chunk"] in evicted else 0
+            for name, recalled in (("without recall", 0), ("recall 2", 2), ("right chunk", right)):
+                said, _ = engine.ask(row["text"], max_new_tokens=60, do_sample=False, recall=recalled)
+                known = dict(question=row["question"], age=row["age"], truth=row["truth"], answer=said)
+                rows.append(dict(stream=stream, method=name, correct=exact_match(said, row["truth"])) | known)
+        if engine.cache_manager.fingerprint() != before:
+            raise RuntimeError(f"stream {stream}: the questions have changed the stream")
+        return rows
+
+    return pd.DataFrame([row for rows in runs.each_stream(process, streams, model) for row in rows])
+
+
 def both(model, processor) -> dict[str, VideoStreamingInference]:
     """An engine that keeps all tokens and one that drops those below `DROP`."""
     config = EvictionConfig(BUDGET, position_mode="remap")
@@ -126,21 +155,23 @@ def table(answers: pd.DataFrame) -> pd.DataFrame:
     return counted.rename(columns={"difference_difference": "difference"})
 
 
+STUDIES = {"eight-bit": eight_bit, "drop-static": drop_static, "lyrics": lyrics, "recall": recall}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=("eight-bit", "drop-static", "lyrics"))
+    parser.add_argument("what", choices=STUDIES)
     parser.add_argument("--streams", type=int, default=100)
     parser.add_argument("--out", type=Path, required=True, help="the CSV file to write")
     options = parser.parse_args()
     options.out.parent.mkdir(parents=True, exist_ok=True)
     model, processor = runs.load(str(paths.READER))
-    if options.what == "lyrics":
-        answers = lyrics(model, processor)
-    else:
-        answers = {"eight-bit": eight_bit, "drop-static": drop_static}[options.what](model, processor, options.streams)
+    given = (model, processor) if options.what == "lyrics" else (model, processor, options.streams)
+    answers = STUDIES[options.what](*given)
     found = table(answers)
     found.to_csv(options.out)
-    print(f"{options.what}: {answers['stream'].nunique()} streams, {BUDGET} tokens, seed {SEED}, {model.device}")
+    budget = RECALL_BUDGET if options.what == "recall" else BUDGET
+    print(f"{options.what}: {answers['stream'].nunique()} streams, {budget} tokens, seed {SEED}, {model.device}")
     print(found.to_string(float_format="%.3f"))
 
 

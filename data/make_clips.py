@@ -17,6 +17,7 @@ import srt
 from kvlib.lab.report import paths
 from kvlib.lab.study.clips import render, write_video
 from kvlib.lab.study.synthetic import COLORS, MAX_LINE, Scene, dejavu_fonts
+from kvlib.lab.video.subtitles import srt_of
 
 WIDTH, HEIGHT, FPS = 560, 280, 24
 CARD_EVERY, BLANK_EVERY = 6, 9  # every so many lines: a colour card; a blank screen after the line
@@ -88,7 +89,7 @@ def write_clip(path: Path, scenes: list[tuple[Scene, int]]) -> None:
             begin, end = (datetime.timedelta(seconds=second) for second in (start, start + seconds))
             subtitles.append(srt.Subtitle(len(subtitles) + 1, begin, end, scene.text))
         start += seconds
-    path.with_suffix(".srt").write_text(srt.compose(subtitles), encoding="utf-8")
+    srt_of(path).write_text(srt.compose(subtitles), encoding="utf-8")
 
 
 def main():

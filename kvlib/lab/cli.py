@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
-from typer.core import TyperCommand
+
+from kvlib.lab.options import MODEL_BUDGET, READER_BUDGET, Budget, ChunkFrames, DropStatic, ModelPath, RepeatedPairs
 
 
 def program_name() -> str:
@@ -28,31 +29,6 @@ app = App(
     no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode="markdown",
     help="Stream long videos through Qwen2.5-VL with a bounded key-value cache. `COMMAND --help` explains a command.",
 )  # fmt: skip
-
-READER_BUDGET, MODEL_BUDGET = 1000, 130_000  # tokens: what the embedded reader was trained on; safe for 3B on a 24 GB card
-
-
-class RepeatedPairs(TyperCommand):
-    """Takes `-p NAME VALUE` several times, as papermill does. Typer can repeat an option only if it has one value, so each
-    pair is joined to `NAME=VALUE` before Typer reads the arguments."""
-
-    def parse_args(self, ctx, args):
-        return super().parse_args(ctx, joined_pairs(args))
-
-
-def joined_pairs(args: list[str]) -> list[str]:
-    """`args` with the two that follow every `-p` joined by "="; raises BadParameter where there are not two."""
-    joined, rest = [], list(args)
-    while rest:
-        argument = rest.pop(0)
-        joined.append(argument)
-        if argument == "--":
-            return joined + rest
-        if argument == "-p":
-            if len(rest) < 2 or not rest[0].isidentifier():
-                raise typer.BadParameter("-p needs a name and a value, such as -p MAX_CACHE_TOKENS 800")
-            joined.append(f"{rest.pop(0)}={rest.pop(0)}")
-    return joined
 
 
 @app.command(cls=RepeatedPairs)
@@ -180,19 +156,17 @@ def ask(
     at: Annotated[
         float | None, typer.Option(metavar="SECONDS", min=0, help="Stream up to this second; by default to the end.")
     ] = None,
-    model: Annotated[
-        str, typer.Option(metavar="PATH", help="Folder of a Qwen2.5-VL; by default QWEN_MODEL_PATH or the embedded reader.")
-    ] = "",
-    budget: Annotated[
-        int | None,
-        typer.Option(metavar="TOKENS", min=1, help=f"Most tokens stored; {READER_BUDGET} for the reader, else {MODEL_BUDGET}."),
-    ] = None,
+    model: ModelPath = "",
+    budget: Budget = None,
+    chunk_frames: ChunkFrames = 2,
+    drop_static: DropStatic = 0.0,
 ) -> None:
     """Stream a video and answer one question about it.
 
-    The video is sampled at 2 frames per second, two frames a chunk. What does not fit into the budget is evicted: the first
-    chunk and the newest stay. The answer is the likeliest one, not sampled; it goes to standard output, the progress bar to
-    standard error.
+    The video is sampled at 2 frames per second, by default two frames a chunk. What does not fit into the budget is evicted:
+    the first chunk and the newest stay. With --drop-static, a part of the picture (28 x 28 pixels) whose pixels change by
+    less than that share of full scale gets no new token within its chunk; the longer the chunks, the more that saves. The
+    answer is the likeliest one, not sampled; it goes to standard output, the progress bar to standard error.
 
     Example:
 
@@ -205,8 +179,9 @@ def ask(
 
     try:
         path = paths.model_path(model)
-        source = video if "://" in video else paths.resolve(video)
-        typer.echo(ask_video(source, question, path, budget or default_budget(path), at))
+        typer.echo(
+            ask_video(video_source(video), question, path, budget or default_budget(path), at, chunk_frames, drop_static)
+        )
     except (OSError, ValueError) as error:
         raise typer.BadParameter(str(error)) from error
 
@@ -215,15 +190,12 @@ def ask(
 def subtitles(
     video: Annotated[str, typer.Argument(metavar="VIDEO", help="A video file.")],
     out: Annotated[Path, typer.Option("-o", metavar="OUT.srt", help="The subtitles. Its folder must be there.")],
-    every: Annotated[int, typer.Option(metavar="CHUNKS", min=1, help="Ask after so many chunks of a second each.")] = 2,
+    every: Annotated[int, typer.Option(metavar="CHUNKS", min=1, help="Ask after so many chunks.")] = 2,
     language: Annotated[Literal["en", "zh"], typer.Option(help="The language of the question for the text.")] = "en",
-    model: Annotated[
-        str, typer.Option(metavar="PATH", help="Folder of a Qwen2.5-VL; by default QWEN_MODEL_PATH or the embedded reader.")
-    ] = "",
-    budget: Annotated[
-        int | None,
-        typer.Option(metavar="TOKENS", min=1, help=f"Most tokens stored; {READER_BUDGET} for the reader, else {MODEL_BUDGET}."),
-    ] = None,
+    model: ModelPath = "",
+    budget: Budget = None,
+    chunk_frames: ChunkFrames = 2,
+    drop_static: DropStatic = 0.0,
 ) -> None:
     """Write the text that is read from a video as subtitles.
 
@@ -239,7 +211,7 @@ def subtitles(
 
         .venv/bin/kvlib subtitles data/clips/lyrics.mp4 -o lyrics.srt
 
-    Exit status: 0; 2 for a wrong argument, such as a file that is not a video; 130 after ctrl-C.
+    Exit status: 0; 2 for a wrong argument, such as a live source or a file that is not a video; 130 after ctrl-C.
     """
     from kvlib.lab.report import paths
     from kvlib.lab.transcribe import transcribe
@@ -248,7 +220,8 @@ def subtitles(
     out, question = out.expanduser().absolute(), {"en": DEFAULT_QUESTION, "zh": QUESTION_ZH}[language]
     try:
         path = paths.model_path(model)
-        count = transcribe(paths.resolve(video), out, every, question, path, budget or default_budget(path))
+        most = budget or default_budget(path)
+        count = transcribe(video_source(video), out, every, question, path, most, chunk_frames, drop_static)
     except (FileNotFoundError, PermissionError, ValueError) as error:
         raise typer.BadParameter(str(error)) from error
     except KeyboardInterrupt:
@@ -257,11 +230,18 @@ def subtitles(
     typer.echo(f"{out}: {count} subtitles")
 
 
+def video_source(video: str) -> str | Path:
+    """What `VideoChunks` takes: the address of a live source as it is, else an absolute path."""
+    from kvlib.lab.report import paths
+
+    return video if "://" in video else paths.resolve(video)
+
+
 def default_budget(model_path: str) -> int:
     """The most tokens stored when none are asked for."""
     from kvlib.lab.report import paths
 
-    return READER_BUDGET if Path(model_path) == paths.READER else MODEL_BUDGET
+    return READER_BUDGET if paths.is_reader(model_path) else MODEL_BUDGET
 
 
 @app.command()

@@ -12,7 +12,16 @@ from kvlib.lab.video.asklog import Ask, AskLog
 from kvlib.video import VideoChunks
 
 
-def transcribe(video: Path, out: Path, every: int, question: str, model_path: str, budget: int) -> int:
+def transcribe(
+    video: str | Path,
+    out: Path,
+    every: int,
+    question: str,
+    model_path: str,
+    budget: int,
+    chunk_frames: int = 2,
+    drop_static: float = 0.0,
+) -> int:
     """Stream `video`, ask for the text on screen after every `every` chunks and after the last one, and write subtitles to
     `out`; return their number.
 
@@ -20,13 +29,19 @@ def transcribe(video: Path, out: Path, every: int, question: str, model_path: st
     on with them: the video is streamed again from its beginning, without the questions that were answered. A question leaves
     the stream as it was, so the answers that follow are those of a run that was not stopped.
 
-    budget: the most tokens stored. Raises FileNotFoundError for a missing video, model or folder of `out`, PermissionError
-    where `out` cannot be written, ValueError for a file that is not a video, for an `out` that this function did not write,
-    and for a budget too small for a chunk.
+    budget: the most tokens stored. chunk_frames: frames of a chunk. drop_static: as `VideoStreamingInference` takes it. Raises
+    FileNotFoundError for a missing video, model or folder of `out`, PermissionError where `out` cannot be written, ValueError
+    for a live source, for a file that is not a video, for an `out` that this function did not write, and for a budget too small
+    for a chunk.
     """
-    chunks = VideoChunks(video)
+    chunks = VideoChunks(video, chunk_frames)
+    if chunks.live:
+        raise ValueError(
+            f"{video} is a live source, and subtitles are written of a file: record it to one first, such as with "
+            f"`ffmpeg -i {video} -t 600 recording.mp4`"
+        )
     _check_writable(out)
-    status = video.stat()
+    status = chunks.path.stat()
     settings = {
         "video": str(video),
         "video's size": status.st_size,
@@ -36,6 +51,7 @@ def transcribe(video: Path, out: Path, every: int, question: str, model_path: st
         "budget": budget,
         "frames per chunk": chunks.chunk_frames,
         "frames per second": chunks.sample_fps,
+        "drop_static": drop_static,
         "every": every,
         "question": question,
     }
@@ -44,7 +60,7 @@ def transcribe(video: Path, out: Path, every: int, question: str, model_path: st
         console.print(f"starting over, because of another {', '.join(log.changed)}", markup=False, highlight=False)
     if not log.finished:
         model, processor = load(model_path)
-        engine = VideoStreamingInference(model, processor, model.device, EvictionConfig(budget))
+        engine = VideoStreamingInference(model, processor, model.device, EvictionConfig(budget), drop_static=drop_static)
         _ask_all(engine, chunks, log, every, question, console)
     return log.write_subtitles()
 
@@ -52,14 +68,9 @@ def transcribe(video: Path, out: Path, every: int, question: str, model_path: st
 def _ask_all(engine, chunks: VideoChunks, log: AskLog, every: int, question: str, console: Console) -> None:
     columns = TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[shown]}"), TimeRemainingColumn()
     answered = log.asks[-1].chunk if log.asks else -1
-    try:
-        total = len(chunks)
-    except TypeError:  # the file does not say how long it is
-        total = None
     with Progress(*columns, console=console, transient=True) as progress:
         again = progress.add_task("streaming again", total=answered + 1, shown="", visible=bool(log.asks))
-        rest = None if total is None else total - answered - 1
-        reading = progress.add_task("reading", total=rest, shown="", start=not log.asks)
+        reading = progress.add_task("reading", total=len(chunks) - answered - 1, shown="", start=not log.asks)
 
         def ask(index: int, chunk) -> None:
             answer, _ = engine.ask(question, do_sample=False)

@@ -45,11 +45,11 @@ class VideoChunks:
     """The chunks of a video, `chunk_frames` frames each, sampled at `sample_fps` frames per second.
 
     source: a file; or a live source: a URL (rtsp, http, HLS, tcp, udp), a camera such as /dev/video0, a named pipe, "-" for
-    standard input. Iterating yields a `VideoChunk` each. At every wanted time, counted from the first frame, the frame
-    on screen is taken; no frame is taken twice, so a video with fewer frames per second gives each of them once. The last
-    chunk may be shorter, and so is one before a change of the frame size or a gap of more than `LONGEST_GAP` seconds. While
-    one chunk is used the next is decoded, and at most one more. A damaged file gives the frames that are there, then a warning
-    that says where it ended.
+    standard input. Iterating yields a `VideoChunk` each; `read` gives the next one. At every wanted time, counted from the
+    first frame, the frame on screen is taken; no frame is taken twice, so a video with fewer frames per second gives each of
+    them once. The last chunk may be shorter, and so is one before a change of the frame size or a gap of more than
+    `LONGEST_GAP` seconds. While one chunk is used the next is decoded, and at most one more. A damaged file gives the frames
+    that are there, then a warning that says where it ended; `trouble` is the text of that warning, None where there is none.
 
     late: what a live source does when its chunks are used too slowly: "wait" keeps all frames, "drop" leaves chunks out, whose
     frames are counted in `dropped`. A source that breaks off is connected to again, see `LiveFrames`.
@@ -68,6 +68,8 @@ class VideoChunks:
         self.live = is_live(str(source))
         self.path = str(source) if self.live else Path(source)
         self.chunk_frames, self.sample_fps, self.late, self.dropped = int(chunk_frames), float(sample_fps), late, 0
+        self.trouble: str | None = None
+        self._reading: Iterator[VideoChunk] | None = None
         if late == "drop" and not self.live:
             raise ValueError(f"late='drop' is for live sources, and {str(source)!r} is a file: leave it out")
         if not self.live:
@@ -82,19 +84,32 @@ class VideoChunks:
         return self._count
 
     def __iter__(self) -> Iterator[VideoChunk]:
-        self.dropped, trouble = 0, []
-        source = self._live_frames() if self.live else self._file_frames(trouble)
+        self.dropped, self.trouble = 0, None
+        source = self._live_frames() if self.live else self._file_frames()
         yield from read_ahead(self._grouped(source), self._leave_out if self.late == "drop" else None)
-        for text in trouble:
-            warnings.warn(f"{self.path}: {text}", stacklevel=2)
+        if self.trouble is not None:
+            warnings.warn(self.trouble, stacklevel=2)
 
-    def _file_frames(self, trouble: list[str]) -> Iterator[Timed]:
-        """The sampled frames; afterwards `trouble` holds what was wrong with the file."""
+    def read(self) -> VideoChunk | None:
+        """The next chunk; None when there is none any more. Raises what iterating raises, and then gives None."""
+        if self._reading is None:
+            self._reading = iter(self)
+        return next(self._reading, None)
+
+    def close(self) -> None:
+        """Close the file or connection that `read` has opened; the next `read` begins anew. Not while another thread reads."""
+        if self._reading is not None:
+            self._reading.close()
+            self._reading = None
+
+    def _file_frames(self) -> Iterator[Timed]:
+        """The sampled frames; afterwards `trouble` says what was wrong with the file."""
         container, stream = opened(str(self.path))
         with container:
             decoder = Decoder(container, stream, stamps_in_order(container, stream))
             yield from sampled(decoder, self.sample_fps, decoder.time_base)
-            trouble += decoder.trouble()
+            if trouble := decoder.trouble():
+                self.trouble = f"{self.path}: {trouble}"
 
     def _live_frames(self) -> Iterator[Timed]:
         return sampled(LiveFrames(self.path), self.sample_fps, TICK)

@@ -38,18 +38,18 @@ class Decoder:
         packets = (packet for packet in self._packets() if packet.size and not packet.is_discard)
         return in_order(sorted(Timed(*self._times(packet, number), None) for number, packet in enumerate(packets)))
 
-    def trouble(self) -> list[str]:
-        """What went wrong until the last frame, in words; empty for nothing."""
+    def trouble(self) -> str:
+        """What went wrong until the last frame, in words; "" for nothing."""
         duration, last = self._nanoseconds(self.stream.duration or 0) / SECOND, (self.last or 0) / SECOND
         # in other containers than MP4 a stream may have the duration of the whole file, whose sound goes on
         alone = len(self.container.streams) == 1 or "mp4" in self.container.format.name
         short = alone and duration and last + 2 * self.interval / SECOND + 1 < duration
         if not (self.error or self.damaged or short):
-            return []
+            return ""
         known = f" of {duration:.2f} s" if duration else ""
         where = f"the last frame is at {last:.2f} s{known}"
         packets = f"; {self.damaged} packets could not be decoded" if self.damaged else ""
-        return [f"the video is cut off or damaged: {where}{packets}{f' ({self.error})' if self.error else ''}"]
+        return f"the video is cut off or damaged: {where}{packets}{f' ({self.error})' if self.error else ''}"
 
     def _packets(self) -> Iterator[av.Packet]:
         try:

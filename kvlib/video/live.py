@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from fractions import Fraction
 
 from kvlib.video.decoding import Decoder
-from kvlib.video.opening import opened
+from kvlib.video.opening import opened, without_frame
 from kvlib.video.sampling import SECOND, Timed
 
 FIRST_WAIT_S, LONGEST_WAIT_S = 0.25, 8.0  # between two attempts to connect again; each wait is twice the last
@@ -17,8 +17,8 @@ class LiveFrames:
     """Iterates over the frames of a live source: `Timed`, from 0 seconds on.
 
     After a break the times go on by the clock: the break counts as long as it took. A pipe, and a source that says how long it
-    is, end where their frames end. Raises ConnectionError when the source does not answer at first, and when it has given no
-    frame for `GIVE_UP_S`."""
+    is, end where their frames end. Raises ConnectionError when the source does not answer at first, when it answers but gives
+    no frame, and later when it has given none for `GIVE_UP_S`."""
 
     def __init__(self, source: str):
         self.source = source
@@ -38,6 +38,8 @@ class LiveFrames:
                 ends = container.duration is not None or "://" not in self.source
                 decoder = Decoder(container, stream)
                 yield from self._connected(decoder)
+            if self._last is None:
+                raise without_frame(self.source, decoder.error or "the connection was closed")
             if ends:
                 return
             self._pause(decoder.error or "the connection was closed")
@@ -54,7 +56,7 @@ class LiveFrames:
 
     def _pause(self, reason) -> None:
         """Wait before the next attempt, or give up."""
-        if self._last is None or time.monotonic() - self._arrived > GIVE_UP_S:
+        if time.monotonic() - self._arrived > GIVE_UP_S:
             raise ConnectionError(
                 f"{self.source} has given no frame for {GIVE_UP_S:g} s ({reason}): check that the source is on"
             )

@@ -5,8 +5,10 @@ import stat
 from pathlib import Path
 
 import av
+from av.error import EOFError, ExitError, InvalidDataError
 
-TIMEOUT_S = 10.0  # for a network source to answer
+TIMEOUT_S = 10.0  # for a network source to answer, and then for its first data
+CONNECTED = EOFError, ExitError, InvalidDataError  # after a connection; one that is not made in 5 s is a TimeoutError
 LOCAL = "file", ""
 
 
@@ -32,7 +34,8 @@ def check_file(path: Path) -> None:
 def opened(source: str) -> tuple[av.container.InputContainer, av.VideoStream]:
     """The container of a file or live source, and its video stream, ready to decode.
 
-    Raises ConnectionError for a live source that does not answer, ValueError for what holds no video that can be decoded.
+    Raises ConnectionError for a live source that does not answer, or sends nothing that can be read; ValueError for what holds
+    no video that can be decoded.
     """
     live = is_live(source)
     options = {"rtsp_transport": "tcp"} if source.startswith("rtsp") else {}
@@ -43,6 +46,8 @@ def opened(source: str) -> tuple[av.container.InputContainer, av.VideoStream]:
         )
     except av.FFmpegError as error:
         if live:
+            if isinstance(error, CONNECTED) and not source.startswith("udp"):
+                raise without_frame(source, error) from error
             raise ConnectionError(
                 f"{source} does not answer ({error}): check the address, and that the source is on"
             ) from error
@@ -52,6 +57,14 @@ def opened(source: str) -> tuple[av.container.InputContainer, av.VideoStream]:
     except ValueError:
         container.close()
         raise
+
+
+def without_frame(source: str, reason) -> ConnectionError:
+    """The error for a live source to which a connection was made, but that gave no frame."""
+    return ConnectionError(
+        f"{source} answers, but gives no frame ({reason}): check that it is sending, and that what it sends is a video, "
+        "such as H.264 in MPEG-TS"
+    )
 
 
 def _video_stream(container, source: str) -> av.VideoStream:

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import kvlib.lab.ask
-from kvlib import EvictionConfig
+from kvlib import EvictionConfig, VideoStreamingInference
 from kvlib.lab.report import paths
 from kvlib.lab.study.clips import write_video
 from kvlib.video import VideoChunks
@@ -24,8 +24,9 @@ def test_help_explains_every_option_and_the_exit_status(kvlib, command):
     assert status == 0
     assert f"Usage: root {command}" in shown and "Exit status: 0" in shown
     options = {"workbook": ["-p"], "sweep": ["-g", "--measure", "--out", "--scheduler", "--slurm"], "figures": [],
-               "ask": ["--at", "--model", "--budget"],
-               "subtitles": ["-o", "--every", "--language", "--model", "--budget"], "doctor": ["--model"]}[command]  # fmt: skip
+               "ask": ["--at", "--model", "--budget", "--chunk-frames", "--drop-static"],
+               "subtitles": ["-o", "--every", "--language", "--model", "--budget", "--chunk-frames", "--drop-static"],
+               "doctor": ["--model"]}[command]  # fmt: skip
     assert all(option in shown for option in options)
 
 
@@ -105,12 +106,20 @@ def tiny(model, processor, monkeypatch):
     return asked
 
 
-def test_a_question_about_a_video(kvlib, tiny, engine):
-    status, shown = kvlib("ask", str(CLIP), "What?", "--budget", "300")
+@pytest.mark.parametrize(
+    ("options", "count", "drop"), [((), 2, 0.0), (("--chunk-frames", "8", "--drop-static", "0.03"), 8, 0.03)]
+)
+def test_a_question_about_a_video(kvlib, tiny, monkeypatch, options, count, drop):
+    made = []
+    monkeypatch.setattr(
+        "kvlib.lab.ask.VideoStreamingInference", lambda *a, **k: made.append(VideoStreamingInference(*a, **k)) or made[-1]
+    )
+    status, shown = kvlib("ask", str(CLIP), "What?", "--budget", "300", *options)
     assert status == 0 and tiny == [str(paths.READER)]
-    expected = engine(EvictionConfig(300))
-    for _, frames in VideoChunks(CLIP):
+    expected = VideoStreamingInference(made[0].model, made[0].processor, "cpu", EvictionConfig(300), drop_static=drop)
+    for _, frames in VideoChunks(CLIP, count):
         expected.append_video_chunk(frames, 2.0)
+    assert made[0].cache_manager.fingerprint() == expected.cache_manager.fingerprint()
     answer, _ = expected.ask("What?", do_sample=False)
     assert shown.endswith(" ".join(answer.split()))
 
@@ -139,6 +148,7 @@ def real(engine, frames, fps):
         ([str(CLIP), " "], "the question is empty"),
         ([str(CLIP), "What?", "--budget", "20"], "raise max_cache_tokens"),
         ([str(CLIP), "What?", "--at", "-1"], "--at.*greater than or equal to 0"),
+        ([str(CLIP), "What?", "--drop-static", "1"], "--drop-static.*less than or equal to 0.99"),
     ],
 )
 def test_what_cannot_be_asked_is_a_wrong_argument(kvlib, tiny, arguments, message):

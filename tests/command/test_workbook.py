@@ -14,6 +14,15 @@ from kvlib.lab.report import index, paths
 from kvlib.prompts import DEFAULT_QUESTION
 
 GOOD = """
+import json
+from kvlib.lab.report import paths
+from kvlib.lab.report.files import write_atomic
+criterion = dict(id="P1", description="chunk size", measured=CHUNK_FRAMES, verdict="PASS")
+content = dict(experiment=NAME, criteria=[criterion], measurements=[], conclusion="")
+write_atomic(paths.report_path(NAME), "")
+write_atomic(paths.report_path(NAME).with_suffix(".json"), json.dumps(content))
+"""  # a report without the seconds that loading torch takes in every kernel
+REPORT = """
 from kvlib.lab.report.report import Report
 report = Report(NAME, {"CHUNK_FRAMES": CHUNK_FRAMES}, 0, "cpu")
 report.check("P1", "chunk size", CHUNK_FRAMES, CHUNK_FRAMES < 10)
@@ -59,11 +68,11 @@ def test_a_failing_notebook_is_shown_and_does_not_stop_the_others(notebooks, kvl
 
 
 def test_parameters_reach_the_notebook_and_a_failed_criterion_the_exit_status(notebooks, kvlib, tmp_path):
-    assert kvlib("workbook", "good")[0] == 0
-    status, shown = kvlib("workbook", "good", "-p", "NAME", "good", "-p", "CHUNK_FRAMES", "12")
+    nbformat.write(notebook('NAME = ""\nCHUNK_FRAMES = 4', REPORT), notebooks / "judges.ipynb")
+    status, shown = kvlib("workbook", "judges", "-p", "NAME", "judges", "-p", "CHUNK_FRAMES", "12")
     assert status == 1
     assert "P1 FAIL chunk size: 12" in shown
-    content = json.loads((tmp_path / "reports" / "good_report.json").read_text())
+    content = json.loads((tmp_path / "reports" / "judges_report.json").read_text())
     assert content["parameters"] == {"CHUNK_FRAMES": 12}
 
 
@@ -109,6 +118,7 @@ def test_the_page_links_the_notebook_and_the_report_wherever_they_lie(notebooks,
     for place, report in ((tmp_path / "reports", "good_report"), (tmp_path / "one/mine.txt", "mine")):
         monkeypatch.setenv("REPORT_PATH", str(place))
         status, shown = kvlib("workbook", "good")
+        assert status == 0
         folder = place if place.suffix == "" else place.parent
         page = (folder / "index.html").read_text()
         links = re.findall('href="([^"]*)"', page)

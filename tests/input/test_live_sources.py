@@ -10,7 +10,7 @@ import warnings
 import pytest
 from films import read_number, steady, write_film
 
-from kvlib.video import VideoChunks, live
+from kvlib.video import VideoChunks, live, opening
 
 RATE = 20  # frames per second of the film
 
@@ -23,11 +23,12 @@ def film(tmp_path):
 
 
 class Broadcast:
-    """Sends a film over TCP, from wherever it stands, `speed` times as fast as it plays; can be cut off and brought back."""
+    """Sends a film over TCP, from wherever it stands, `speed` times as fast as it plays; can be cut off and brought back. It
+    begins when the first one connects."""
 
     def __init__(self, film: bytes, speed: float, head: bytes = b""):
         self.film, self.speed, self.head = film, speed, head
-        self.began, self.on, self.connections = time.monotonic(), True, 0
+        self.began, self.on, self.connections = 0.0, True, 0
         self.server = socket.create_server(("127.0.0.1", 0))
         self.port = self.server.getsockname()[1]
         threading.Thread(target=self._serve, daemon=True).start()
@@ -56,6 +57,7 @@ class Broadcast:
                 connection, _ = server.accept()
             except OSError:
                 return
+            self.began = self.began or time.monotonic()
             self.connections += 1
             threading.Thread(target=self._send, args=(connection,), daemon=True).start()
 
@@ -78,11 +80,12 @@ class Broadcast:
 
 @pytest.fixture
 def broadcast(film, monkeypatch):
-    monkeypatch.setattr(live, "GIVE_UP_S", 1.5)
+    monkeypatch.setattr(live, "GIVE_UP_S", 1.0)
     monkeypatch.setattr(live, "FIRST_WAIT_S", 0.05)
+    monkeypatch.setattr(live, "LONGEST_WAIT_S", 0.1)
     made = []
 
-    def start(speed: float = 4.0, head: bytes = b"") -> Broadcast:
+    def start(speed: float = 8.0, head: bytes = b"") -> Broadcast:
         made.append(Broadcast(film, speed, head))
         return made[-1]
 
@@ -91,12 +94,13 @@ def broadcast(film, monkeypatch):
         server.close()
 
 
-def until_gone(chunks) -> list:
-    """All chunks until the source is gone for good."""
+def until_gone(chunks, seen=lambda read: None) -> list:
+    """All chunks until the source is gone for good. `seen` is called with those so far after each of them."""
     read = []
-    with pytest.raises(ConnectionError, match=r"has given no frame for 1\.5 s"):
+    with pytest.raises(ConnectionError, match=r"has given no frame for 1 s"):
         for chunk in chunks:
             read.append(chunk)
+            seen(read)
     return read
 
 
@@ -115,9 +119,9 @@ def test_a_broadcast_is_read_to_its_end(broadcast, head):
 
 
 def test_a_source_that_breaks_off_and_comes_back(broadcast):
-    server = broadcast(speed=2.0)
-    threading.Timer(1.5, lambda: server.cut(0.6)).start()
-    read = until_gone(VideoChunks(f"tcp://127.0.0.1:{server.port}", 1, 4.0))
+    server = broadcast(speed=4.0)
+    cut = threading.Thread(target=server.cut, args=(0.4,))
+    read = until_gone(VideoChunks(f"tcp://127.0.0.1:{server.port}", 1, 4.0), lambda read: len(read) == 5 and cut.start())
     numbers, times = ([read_number(chunk.frames[0]) for chunk in read], [chunk.time_s for chunk in read])
     assert server.connections >= 2
     assert numbers == sorted(numbers) and times == sorted(times) and len(set(times)) == len(times)
@@ -129,17 +133,15 @@ def test_a_source_that_breaks_off_and_comes_back(broadcast):
 
 def test_late_chunks_are_dropped_and_counted_or_wait(broadcast):
     for late in ("drop", "wait"):
-        server = broadcast(speed=6.0)
-        chunks, read = VideoChunks(f"tcp://127.0.0.1:{server.port}", 2, 10.0, late=late), []
-        with pytest.raises(ConnectionError):
-            for chunk in chunks:
-                read += [read_number(frame) for frame in chunk.frames]
-                time.sleep(0.15)
+        server = broadcast()
+        chunks = VideoChunks(f"tcp://127.0.0.1:{server.port}", 2, 10.0, late=late)
+        slowly = until_gone(chunks, lambda read: time.sleep(0.06 if len(read) < 30 else 0))
+        read = [read_number(frame) for chunk in slowly for frame in chunk.frames]
         server.close()
         assert read == sorted(read)
         if late == "drop":
-            missing = len(range(read[0], read[-1] + 1, 2)) - len(read)
-            assert chunks.dropped == missing > 10
+            sampled = round(10 * slowly[-1].time_s) + 1  # from the first frame on, which may be in a dropped chunk
+            assert chunks.dropped == sampled - len(read) > 10
             assert read[-1] > 220, "the newest frames are seen"
         else:
             assert chunks.dropped == 0 and read == list(range(read[0], read[-1] + 1, 2))
@@ -167,6 +169,42 @@ def test_a_source_that_does_not_answer(broadcast):
         next(iter(VideoChunks(f"tcp://127.0.0.1:{port}")))
     with pytest.raises(ConnectionError, match="does not answer"):
         next(iter(VideoChunks("http://127.0.0.1:1/video.mp4")))
+
+
+def sending(content: bytes, seconds: float) -> tuple[str, socket.socket]:
+    """The address of a server that sends `content` to the first who connects, and closes the connection `seconds` later."""
+    server = socket.create_server(("127.0.0.1", 0))
+
+    def send():
+        connection, _ = server.accept()
+        with connection:
+            connection.sendall(content)
+            time.sleep(seconds)
+
+    threading.Thread(target=send, daemon=True).start()
+    return f"tcp://127.0.0.1:{server.getsockname()[1]}", server
+
+
+@pytest.mark.parametrize(
+    ("packets", "seconds"), [(0, 1), (3, 1), (3, 0)], ids=["nothing", "a head and nothing more", "a head and the end"]
+)
+def test_a_source_that_answers_but_gives_no_frame(film, monkeypatch, packets, seconds):
+    """The first three packets of MPEG-TS name the programme and its codec, and hold nothing of a picture."""
+    monkeypatch.setattr(opening, "TIMEOUT_S", 0.3)
+    address, server = sending(film[: 188 * packets], seconds)
+    with server, pytest.raises(ConnectionError, match=f"{address} answers, but gives no frame .*check that it is sending"):
+        next(iter(VideoChunks(address)))
+
+
+def test_a_source_that_sends_no_video(tmp_path):
+    address, server = sending(b"<html>Not here.</html>" * 300, 0)
+    with server, pytest.raises(ConnectionError, match="answers, but gives no frame .*that what it sends is a video"):
+        next(iter(VideoChunks(address)))
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    threading.Thread(target=pipe.write_bytes, args=(b"no video",), daemon=True).start()
+    with pytest.raises(ConnectionError, match="pipe answers, but gives no frame"):
+        next(iter(VideoChunks(pipe)))
 
 
 def test_a_video_behind_a_web_address_ends(tmp_path):

@@ -39,6 +39,19 @@ def test_chunks_are_the_sampled_frames_in_order(clip):
     np.testing.assert_allclose(levels, np.arange(0, 25, 4) * 10, atol=3)
 
 
+def test_chunks_can_be_read_one_by_one(clip):
+    chunks, iterated = VideoChunks(clip, 3, 2), list(VideoChunks(clip, 3, 2))
+    for expected in iterated:
+        chunk = chunks.read()
+        assert chunk.times == expected.times and (chunk.frames == expected.frames).all()
+    assert chunks.read() is None and chunks.read() is None
+    chunks.close()
+    assert chunks.read().times == iterated[0].times, "anew"
+    chunks.close()
+    assert chunks.read().times == iterated[0].times, "what was closed in the middle begins anew too"
+    chunks.close()
+
+
 def test_sampling_faster_than_the_video_takes_every_frame_once(clip):
     chunks = VideoChunks(clip, chunk_frames=5, sample_fps=100)
     assert sum(len(frames) for _, frames in chunks) == 25

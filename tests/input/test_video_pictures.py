@@ -161,12 +161,14 @@ def test_a_cut_file_gives_what_is_there_and_says_where_it_ended(tmp_path):
     path = tmp_path / "cut.mp4"
     path.write_bytes(whole[: len(whole) * 6 // 10])
     with pytest.warns(UserWarning, match=r"cut\.mp4: the video is cut off or damaged: the last frame is at [4-7].* of 10.00 s"):
-        read = [read_number(frame) for _, frames in VideoChunks(path, 2, 2.0) for frame in frames]
+        chunks = VideoChunks(path, 2, 2.0)
+        read = [read_number(frame) for _, frames in chunks for frame in frames]
     assert read == list(range(0, 300, 15))[: len(read)] and 8 <= len(read) <= 15
+    assert "cut.mp4: the video is cut off or damaged" in chunks.trouble
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        (tmp_path / "again.mp4").write_bytes(whole)
-        assert len(list(VideoChunks(tmp_path / "again.mp4"))) == 10
+        path.write_bytes(whole)
+        assert len(list(chunks)) == 10 and chunks.trouble is None, "of the last time that it was read"
 
 
 def test_damage_in_the_middle_is_passed_over(tmp_path):

@@ -6,7 +6,9 @@ import signal
 import threading
 import time
 from contextlib import contextmanager
+from pathlib import Path
 
+import av
 import numpy as np
 from PIL import Image
 
@@ -37,10 +39,7 @@ class Camera(VideoChunks):
 
     def __init__(self, chunks: int = 10**9):
         super().__init__(CLIP, 2, 2.0)
-        self.left, self.closed = chunks, threading.Event()
-
-    def __len__(self):
-        raise TypeError("a live source has no length")
+        self.live, self.left, self.closed = True, chunks, threading.Event()
 
     def __iter__(self):
         frames = np.random.default_rng(0).integers(0, 256, (2, 56, 84, 3), dtype=np.uint8)
@@ -59,6 +58,22 @@ class Hanging(Camera):
         assert self.over.wait(60)
 
     over = threading.Event()
+
+
+def cut_clip(folder: Path) -> Path:
+    """The clip with its index in front, and then cut off in the middle."""
+    whole = folder / "whole.mp4"
+    with av.open(str(CLIP)) as source, av.open(str(whole), "w", options={"movflags": "faststart"}) as target:
+        stream = source.streams.video[0]
+        copy = target.add_stream_from_template(stream)
+        for packet in source.demux(stream):
+            if packet.size:
+                packet.stream = copy
+                target.mux(packet)
+    content = whole.read_bytes()
+    cut = folder / "cut.mp4"
+    cut.write_bytes(content[: len(content) * 6 // 10])
+    return cut
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""The live panel as its user has it: JupyterLab in a real browser, the notebook run, the panel used in every way.
+"""The live panel as its user has it: JupyterLab in a real browser, the panel of a notebook used in every way.
 
 All tests use one page, one after the other; each begins by stopping what runs.
 
@@ -67,13 +67,15 @@ def lab(tmp_path_factory):
 
 
 def write_notebook(folder: Path) -> None:
-    """03 with small parameters; its panel is called `panel`, and a further cell asks it questions until it is interrupted."""
+    """03 with small parameters, without the cells between its settings and its panel. The panel is called `panel`, and a
+    further cell asks it questions until it is interrupted."""
     notebook = load_notebook_node(str(paths.ROOT / "notebooks" / "03_periodic_ask.ipynb"))
     small = notebook.cells[1].metadata["nbmake"]["mock"]
     small |= {"OUTPUT_DIR": str(folder / "results"), "MAX_CACHE_TOKENS": 500}  # the clip is over it soon
     notebook = parameterize_notebook(notebook, small, kernel_name="python3", language="python")
     notebook.metadata["kernelspec"] = {"name": "python3", "display_name": "Python 3"}  # without it Lab asks for a kernel
-    made = notebook.cells[-1]
+    *settings, made = [cell for cell in notebook.cells if cell.cell_type == "code"]
+    notebook.cells = [*settings[:3], *(cell for cell in notebook.cells if cell.cell_type == "markdown"), made]
     made.source = re.sub(r"^Dashboard\(.*", r"panel = \g<0>\npanel", made.source, flags=re.MULTILINE)
     assert made.source.endswith("\npanel")
     notebook.cells.append(nbformat.v4.new_code_cell(ASK_IN_A_CELL))

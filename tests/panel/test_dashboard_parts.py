@@ -92,10 +92,10 @@ def test_a_new_panel_stops_the_stream_of_the_old_one(slow):
 
 
 def test_a_drawing_that_fails_is_not_the_last(panel, monkeypatch, caplog):
-    monkeypatch.setattr(panel, "show_buttons", lambda *_: 1 / 0)
-    panel.start.click()
-    until(lambda: "the panel could not be drawn" in caplog.text)
-    monkeypatch.undo()
+    with monkeypatch.context() as broken:
+        broken.setattr(panel, "show_buttons", lambda *_: 1 / 0)
+        panel.start.click()
+        until(lambda: "the panel could not be drawn" in caplog.text)
     panel._redraw.now()
     until(lambda: "finished" in panel.said.value or "running" in panel.said.value)
 

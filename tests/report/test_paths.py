@@ -46,6 +46,16 @@ def test_root_is_found_above_the_working_directory_when_installed_elsewhere(tmp_
         paths.find_root()
 
 
+def test_the_reader_is_recognised_by_any_path_to_it(monkeypatch, tmp_path):
+    (tmp_path / "link").symlink_to(paths.READER)
+    for name in ("", "data/reader", "./data/reader/", str(paths.READER), str(tmp_path / "link"), paths.model_path("")):
+        assert paths.is_reader(name), name
+    for name in ("Qwen/Qwen2.5-VL-3B-Instruct", "nowhere", str(tmp_path), "a\0b"):
+        assert not paths.is_reader(name), name
+    monkeypatch.setenv("QWEN_MODEL_PATH", str(tmp_path))
+    assert not paths.is_reader("") and paths.is_reader(str(paths.READER))
+
+
 @pytest.mark.parametrize("default", ["", paths.DEFAULT_MODEL])
 def test_the_environment_replaces_the_default_model(root, tmp_path, monkeypatch, default):
     assert paths.model_path(default) == str(root / paths.DEFAULT_MODEL)

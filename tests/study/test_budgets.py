@@ -153,15 +153,15 @@ def test_buffers_are_as_long_as_the_search_takes_them_to_be(engine):
 
 def test_a_first_budget_leaves_something_to_evict_and_fits(chunk):
     huge = 10**12
-    assert budgets.first_budget("a", chunk, None, huge, 0) == 130_000
-    assert budgets.first_budget("", chunk, 10_000, huge, 0) == 800
+    assert budgets.first_budget("a", chunk, 10_000, huge, 0) == 130_000
+    assert budgets.first_budget(str(paths.READER), chunk, 10_000, huge, 0) == 800
     large = replace(chunk, first_tokens=400, tokens=390)
     assert budgets.first_budget("a", large, 3, huge, 0) == 400 + 4 * 390
-    assert budgets.first_budget("", large, 3, huge, 0) == 1200, "not more than the reader was trained for"
+    assert budgets.first_budget(str(paths.READER), large, 3, huge, 0) == 1200, "not more than the reader was trained for"
     assert budgets.first_budget("a", chunk, 100, huge, 0) == 100 * 60 // 2
     assert budgets.first_budget("a", chunk, 3, huge, 0) == 98 + 4 * 60, "room for a few chunks"
     limit = 100 + held_by(3000) * BYTES
-    assert budgets.first_budget("a", chunk, None, limit, 100) == pytest.approx(2000, abs=1), (
+    assert budgets.first_budget("a", chunk, 10_000, limit, 100) == pytest.approx(2000, abs=1), (
         "two thirds of what fits beside the weights"
     )
 

@@ -126,7 +126,6 @@ def test_a_forecast_says_whether_a_run_keeps_up_and_how_long_it_takes():
     assert "4 frames of 1920x1080 is 5,389 tokens (2,694 for each second of video), 189 MiB" in text
     assert "0.25 s for each second of video (keeps up with real time)" in text
     assert "1,000 chunks: about 8 min in all" in text and "24 such chunks in 4.46 GiB" in text
-    assert "in all" not in forecast.text(None), "a live source has no end"
     assert "slower than real time" in made(seconds=2.1).text(1) and not made(seconds=2.1).keeps_up
 
 
@@ -162,6 +161,11 @@ def test_a_run_is_announced_for_the_size_that_it_reads(capsys):
     assert "6 chunks" in said and "drop_static" not in said
     calibration.announce(config, processor, VideoSource(CLIP, 4, 2.0, 140), 800, CPU, 0.03)
     assert "drop_static=0.03" in capsys.readouterr().out
+
+
+def test_the_size_of_the_first_frames_is_found_without_a_progress_bar(capsys):
+    assert calibration.first_frames(VideoSource(CLIP, 4, 2.0, 140)) == ((4, 140, 280), 2.0)
+    assert capsys.readouterr() == ("", "")
 
 
 def test_a_video_shorter_than_a_chunk_is_announced(tmp_path, capsys):

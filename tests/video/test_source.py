@@ -7,14 +7,20 @@ CLIP = paths.DATA / "clips/short.mp4"
 
 
 def test_every_chunk_comes_once_with_the_time_of_its_last_frame():
-    chunks = list(VideoSource(CLIP, 4, 2.0).chunks())
-    assert [index for index, _ in chunks] == list(range(6)) and len(VideoSource(CLIP, 4, 2.0)) == 6
-    assert [chunk.time_s for _, chunk in chunks] == [1.5, 3.5, 5.5, 7.5, 9.5, 11.5]
-    assert {chunk.frames.shape for _, chunk in chunks} == {(4, 280, 560, 3)}
+    source = VideoSource(CLIP, 4, 2.0)
+    chunks = list(source)
+    assert [chunk.time_s for chunk in chunks] == [1.5, 3.5, 5.5, 7.5, 9.5, 11.5]
+    assert {chunk.frames.shape for chunk in chunks} == {(4, 280, 560, 3)} and source.count_chunks() == 6
+
+
+def test_a_progress_bar_numbers_the_same_chunks_and_knows_how_many_there_are(capsys):
+    numbered = list(VideoSource(CLIP, 4, 2.0).chunks("reading"))
+    assert [(index, chunk.time_s) for index, chunk in numbered] == [(i, 2 * i + 1.5) for i in range(6)]
+    assert "reading" in (shown := capsys.readouterr().err) and "/6" in shown
 
 
 def test_chunks_are_resized_to_the_height_asked_for():
-    (_, plain), (_, small) = (next(VideoSource(CLIP, 2, 2.0, height).chunks()) for height in (0, 140))
+    plain, small = (next(iter(VideoSource(CLIP, 2, 2.0, height))) for height in (0, 140))
     assert small.frames.shape == (2, 140, 280, 3) and small.times == plain.times
     assert (small.frames == resize_to_height(plain.frames, 140)).all()
 

@@ -8,7 +8,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kvlib.lab.report import paths
-from kvlib.lab.video.subtitles import Subtitle, format_srt, read_srt, shown_together, subtitles_path, truth_at
+from kvlib.lab.video.subtitles import (
+    Subtitle,
+    format_srt,
+    read_srt,
+    shown_together,
+    srt_of,
+    subtitles_beside,
+    subtitles_path,
+    truth_at,
+)
 
 TWO = "1\n00:00:01,000 --> 00:00:03,000\na\n\n2\n00:00:03,000 --> 00:00:05,500\nb\n"
 READ = [Subtitle(1, 3, "a"), Subtitle(3, 5.5, "b")]
@@ -180,6 +189,18 @@ def test_what_cannot_be_written_is_named(unusable):
 def test_subtitles_of_the_same_times_are_one():
     shown = [Subtitle(1, 2, "c"), Subtitle(0, 2, "a"), Subtitle(0, 2, "b"), Subtitle(0, 3, "d")]
     assert shown_together(shown) == [Subtitle(0, 2, "a\nb"), Subtitle(0, 3, "d"), Subtitle(1, 2, "c")]
+
+
+def test_the_subtitles_of_a_video_are_those_beside_it(tmp_path):
+    video = tmp_path / "a.b.mp4"
+    assert srt_of(video) == tmp_path / "a.b.srt" and subtitles_beside(video) is None
+    written = [Subtitle(1.0, 2.0, "Text")]
+    (tmp_path / "a.b.srt").write_text(format_srt(written))
+    assert subtitles_beside(video) == subtitles_beside(str(video)) == written
+    (tmp_path / "a.b.srt").write_text("damaged")
+    with pytest.raises(ValueError, match="is not a valid .srt"):
+        subtitles_beside(video)
+    assert subtitles_beside("rtsp://camera:554/live.mp4") is None, "a live source has none"
 
 
 def test_what_is_read_is_written_beside_the_report_and_never_over_the_ground_truth(tmp_path, monkeypatch):

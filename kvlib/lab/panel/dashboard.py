@@ -8,20 +8,20 @@ from html import escape
 import torch
 
 from kvlib import VideoStreamingInference
-from kvlib.lab.panel.live import LiveStream, subtitles_beside
+from kvlib.lab.panel.live import LiveStream
 from kvlib.lab.panel.loading import Cancelled, Loading
 from kvlib.lab.panel.redraw import Redraw
 from kvlib.lab.panel.settings import (
     CHOOSE,
     PanelSettings,
     find_problems,
-    is_reader,
     message,
     question_problem,
     video_source,
 )  # fmt: skip
 from kvlib.lab.panel.view import NO_STREAM, PanelView, note, place_of, progress_text
 from kvlib.lab.report import paths
+from kvlib.lab.video.subtitles import subtitles_beside
 from kvlib.video import VideoChunks
 
 OUT_OF_MEMORY = "memory ended ({}): lower the budget, the height or the frames per chunk"
@@ -225,8 +225,8 @@ class Dashboard(PanelView):
         error = self._errors.get("start", "")
         self.show_buttons(state, self._asking.locked())
         changing = job[1] if job else used if state in ("running", "paused") else None
-        self.show_notes(self._errors, changing, stream.warning if stream else "")
-        self.show_questions(is_reader(self.model.value))
+        self.show_notes(self._errors, changing, stream.trouble if stream else None)
+        self.show_questions(paths.is_reader(self.model.value))
         self.show_stream(stream, used)
         self.said.value = f"<div style='line-height: 1.3'>{escape(said)}{note(error) if error else ''}</div>"
 

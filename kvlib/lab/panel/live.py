@@ -12,7 +12,7 @@ from kvlib.lab.panel.reader import ChunkReader
 from kvlib.lab.panel.record import LAST_PICTURES, add_row, grids_jpeg, small_jpeg
 from kvlib.lab.study.scoring import exact_match
 from kvlib.lab.video.source import resize_to_height
-from kvlib.lab.video.subtitles import Subtitle, read_srt, truth_at
+from kvlib.lab.video.subtitles import subtitles_beside, truth_at
 from kvlib.stream import VideoStreamingInference
 from kvlib.video import VideoChunk, VideoChunks
 
@@ -67,7 +67,7 @@ class LiveStream:
     ):
         self.engine, self.changed, self.height = engine, changed, height
         self.chunks = video if isinstance(video, VideoChunks) else VideoChunks(video, chunk_frames, sample_fps)
-        self.total = count_chunks(self.chunks)
+        self.total = None if self.chunks.live else len(self.chunks)
         self.subtitles = subtitles_beside(self.chunks.path)
         self.state, self.processed = "ready", 0
         self.rows: list[dict] = []
@@ -83,9 +83,10 @@ class LiveStream:
         self._working = self._ended = False
 
     @property
-    def warning(self) -> str:
-        """The last warning of the video's reader, such as that the file is damaged from some second on; "" for none."""
-        return self._reader.warning
+    def trouble(self) -> str | None:
+        """Why the video ended early, such as that the file is damaged from some second on; None for no reason. Errors are in
+        `error`."""
+        return self.chunks.trouble
 
     @property
     def questions_waiting(self) -> int:
@@ -240,19 +241,3 @@ class LiveStream:
             asked.reply.put((row, None))
         except BaseException as error:  # raised in the thread that asked
             asked.reply.put((None, error))
-
-
-def count_chunks(chunks: VideoChunks) -> int | None:
-    """How many there are; None for a live source, which has no end."""
-    try:
-        return len(chunks)
-    except TypeError:
-        return None
-
-
-def subtitles_beside(video: str | Path) -> list[Subtitle] | None:
-    """Those of the .srt with the file's name beside it, or None. Raises what `read_srt` raises."""
-    if "://" in str(video):
-        return None
-    path = Path(video).with_suffix(".srt")
-    return read_srt(path) if path.is_file() else None

@@ -71,14 +71,6 @@ def find_problems(values: dict) -> dict[str, str]:
     return problems
 
 
-def is_reader(model: str) -> bool:
-    """Whether a parameter MODEL_PATH names the embedded reader."""
-    try:
-        return Path(paths.model_path(model)).resolve() == paths.READER.resolve()
-    except (OSError, ValueError, RuntimeError):  # no path at all
-        return False
-
-
 def question_problem(question: str) -> str:
     """Why a question cannot be asked, or ""."""
     try:

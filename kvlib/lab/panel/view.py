@@ -81,14 +81,14 @@ class PanelView(widgets.VBox):
         self.stop.description = "Cancel" if state == "loading" else "Stop"
         self.ask.disabled = asking
 
-    def show_notes(self, errors: Mapping[str, str], used: PanelSettings | None, warning: str) -> None:
-        """Below each field its error, else the `warning` of the video, else whether its value differs from the one `used`."""
+    def show_notes(self, errors: Mapping[str, str], used: PanelSettings | None, trouble: str | None) -> None:
+        """Below each field its error, else whether its value differs from the one `used`, else the `trouble` of the video."""
         values, later = self.values(), {name: [] for name in NOTED}
         for name, value in used.model_dump().items() if used else ():
             if values[name] != value:
                 later[place_of(name)].append(self.fields[name].description.partition(" (")[0])
         for place, shown in self.notes.items():
-            hint = f"{', '.join(later[place])}: {LATER}" if later[place] else warning if place == "video" else ""
+            hint = f"{', '.join(later[place])}: {LATER}" if later[place] else (place == "video" and trouble) or ""
             shown.value = note(errors.get(place, ""), hint)
 
     def show_questions(self, reader: bool) -> None:

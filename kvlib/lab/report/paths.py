@@ -53,6 +53,14 @@ def model_path(parameter: str = "") -> str:
     )
 
 
+def is_reader(parameter: str) -> bool:
+    """Whether a parameter MODEL_PATH, or what `model_path` makes of it, names the embedded reader; raises nothing."""
+    try:
+        return Path(model_path(parameter)).resolve() == READER.resolve()
+    except (OSError, ValueError, RuntimeError):  # of a folder that is not there, and of characters that no path has
+        return False
+
+
 def video_path(parameter: str = "") -> Path:
     """The video file to stream, absolute.
 

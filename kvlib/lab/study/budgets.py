@@ -35,7 +35,7 @@ def cap_memory(limit_mb: float, device: torch.device, model_path: str = "") -> i
     """
     limit = int(limit_mb * 2**20)
     if device.type != "cuda":
-        return limit or (CPU_CACHE_LIMIT if is_reader(model_path) else psutil.virtual_memory().available // 2)
+        return limit or (CPU_CACHE_LIMIT if paths.is_reader(model_path) else psutil.virtual_memory().available // 2)
     index = torch.cuda.current_device() if device.index is None else device.index
     free, total = torch.cuda.mem_get_info(index)
     limit = min(limit or CARD_LIMIT, free + torch.cuda.memory_reserved(index))
@@ -48,28 +48,22 @@ def held_bytes(device: torch.device) -> int:
     return torch.cuda.memory_allocated(device) if device.type == "cuda" else 0
 
 
-def is_reader(model_path: str) -> bool:
-    """Whether this is the embedded reader; "" stands for it."""
-    return paths.shown(model_path or paths.READER) == paths.DEFAULT_MODEL
-
-
 def budget_within(tokens: float) -> int:
     """The largest budget whose buffers hold at most so many `tokens`: they are longer than the budget."""
     behind = tokens - QUESTION_ROOM
     return max(0, int(max(behind / (1 + SLACK), behind - MOST_SLACK)))
 
 
-def first_budget(model_path: str, chunk: Forecast, chunks: int | None, limit_bytes: int, held: int) -> int:
+def first_budget(model_path: str, chunk: Forecast, chunks: int, limit_bytes: int, held: int) -> int:
     """The budget in tokens of a first run that evicts: `MODEL_BUDGET` or that of the embedded reader, or less.
 
-    Not more than half the tokens of the video's `chunks` (None = unknown), so that there is something to evict, nor than
-    two thirds of what the memory beside `held` bytes can hold at all; but room for the first chunk and four more, as far as
-    the model is known to read so many tokens.
+    Not more than half the tokens of the video's `chunks`, so that there is something to evict, nor than two thirds of what the
+    memory beside `held` bytes can hold at all; but room for the first chunk and four more, as far as the model is known to
+    read so many tokens.
     """
-    limits = [READER_BUDGETS[0] if is_reader(model_path) else MODEL_BUDGET]
+    limits = [READER_BUDGETS[0] if paths.is_reader(model_path) else MODEL_BUDGET]
     limits.append(budget_within((limit_bytes - held) / chunk.token_bytes) * 2 // 3)
-    if chunks is not None:
-        limits.append(chunks * chunk.tokens // 2)
+    limits.append(chunks * chunk.tokens // 2)
     few = chunk.first_tokens + 4 * chunk.tokens
     return max(min(limits), min(few, most_tokens(model_path) or few))
 
@@ -194,7 +188,7 @@ def _ended(fits: int, fails: int, most: int, limit_bytes: int, tried: pd.DataFra
 
 def most_tokens(model_path: str) -> int | None:
     """The budget in tokens up to which a model is known to read; None = not known, so memory is the only limit."""
-    return READER_BUDGETS[1] if is_reader(model_path) else None
+    return READER_BUDGETS[1] if paths.is_reader(model_path) else None
 
 
 def save_budget(tokens: int, model_path: str, device, output_dir: str = "") -> None:
@@ -221,4 +215,4 @@ def choose_budget(tokens: int, model_path: str, device, output_dir: str = "") ->
         return most, f"the most that the reader was trained for; 02_oom_free found {found} ({paths.shown(path)})"
     if found:
         return found, f"found by 02_oom_free ({paths.shown(path)})"
-    return READER_BUDGETS[0] if is_reader(model_path) else MODEL_BUDGET, "the default, not yet tuned by 02_oom_free"
+    return READER_BUDGETS[0] if paths.is_reader(model_path) else MODEL_BUDGET, "the default, not yet tuned by 02_oom_free"

@@ -4,7 +4,6 @@ papermill and the command line turn text into Python literals, so a value may ar
 the folder name 20261125 as a number, or a single number for a list.
 """
 
-from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
@@ -17,7 +16,7 @@ from kvlib.lab.study.runs import SINK_FPS
 from kvlib.lab.study.synthetic import COLORS
 from kvlib.lab.video.calibration import first_frames
 from kvlib.lab.video.source import VideoSource
-from kvlib.lab.video.subtitles import read_srt
+from kvlib.lab.video.subtitles import subtitles_beside
 
 
 def _no_bool(value):
@@ -267,10 +266,8 @@ def check_inputs(settings: Parameters) -> None:
     first_frames(source)
     if not hasattr(settings, "ASK_INTERVAL"):
         return
-    subtitles = Path(video).with_suffix(".srt")
-    if subtitles.is_file():
-        read_srt(subtitles)
-    if subtitles.is_file() or isinstance(settings, PeriodicAsk):  # without subtitles 05 asks nothing about the video
+    subtitles = subtitles_beside(video)
+    if subtitles is not None or isinstance(settings, PeriodicAsk):  # without subtitles 05 asks nothing about the video
         source.check_interval(settings.ASK_INTERVAL)
 
 

@@ -22,7 +22,7 @@ from kvlib.lab.study.runs import each_stream
 from kvlib.lab.study.scoring import exact_match
 from kvlib.lab.study.synthetic import COLORS, QUESTIONS, Scene, answer, draw_stream
 from kvlib.lab.video.source import VideoSource
-from kvlib.lab.video.subtitles import read_srt, truth_at
+from kvlib.lab.video.subtitles import read_srt, srt_of, truth_at
 from kvlib.ops.positions import rotate_keys
 from kvlib.stream import VideoStreamingInference
 
@@ -125,7 +125,7 @@ def compare_on_video(model, processor, makers: dict[str, Callable], source: Vide
     tokens_seen, tokens_dropped (both NaN for a method without a cache), ttft]. Raises what `read_srt` and `VideoChunks` raise,
     and ValueError for a video of fewer than `interval` chunks.
     """
-    video_s, subtitles, rows, title = 0.0, read_srt(source.path.with_suffix(".srt")), [], ""
+    video_s, subtitles, rows, title = 0.0, read_srt(srt_of(source.path)), [], ""
     source.check_interval(interval)
     engines = {name: make(model, processor) for name, make in makers.items()}
     for index, chunk in source.chunks():

@@ -62,20 +62,20 @@ class Forecast:
     load = property(lambda self: self.seconds / self.video_s, doc="Seconds of computation for each second of video.")
     keeps_up = property(lambda self: self.load <= 1, doc="Whether chunks are processed as fast as the video plays.")
 
-    def text(self, chunks: int | None = None, drop_static: float = 0.0) -> str:
-        """The forecast in words, with the total time of so many `chunks`; None where their number is not known. With
-        `drop_static` above 0 it says that it counts the tokens that will be dropped too."""
+    def text(self, chunks: int, drop_static: float = 0.0) -> str:
+        """The forecast in words, with the total time of so many `chunks`. With `drop_static` above 0 it says that it counts the
+        tokens that will be dropped too."""
         frames, height, width = self.size
         shrunk = self.seen[0] < height - ROUNDING and self.seen[1] < width - ROUNDING
         shrunk = f" (which the checkpoint's pixel limit reduces to {self.seen[1]}x{self.seen[0]})" if shrunk else ""
         pace = "keeps up with real time" if self.keeps_up else "slower than real time"
-        total = f" {chunks:,} chunks: about {duration(chunks * self.seconds)} in all." if chunks is not None else ""
         return (
             f"Forecast: a chunk of {frames} frames of {width}x{height}{shrunk} is {self.tokens:,} tokens "
             f"({self.tokens_per_s:,.0f} for each second of video), {self.chunk_bytes / MIB:.3g} MiB of keys and values, and "
-            f"takes about {self.seconds:.2g} s with a full cache: {self.load:.2g} s for each second of video ({pace}).{total} "
-            f"A full budget of {self.budget:,} tokens holds {self.chunks_in_budget:,} such chunks in "
-            f"{self.budget_bytes / GIB:.3g} GiB.{self._on_dropping(drop_static) if drop_static else ''}"
+            f"takes about {self.seconds:.2g} s with a full cache: {self.load:.2g} s for each second of video ({pace}). "
+            f"{chunks:,} chunks: about {duration(chunks * self.seconds)} in all. A full budget of {self.budget:,} tokens holds "
+            f"{self.chunks_in_budget:,} such chunks in {self.budget_bytes / GIB:.3g} GiB."
+            f"{self._on_dropping(drop_static) if drop_static else ''}"
         )
 
     def _on_dropping(self, drop_static: float) -> str:
@@ -93,22 +93,14 @@ def announce(config, processor, source: VideoSource, budget: int, device: torch.
     Raises what `VideoChunks` raises.
     """
     made = forecast(config, processor, *first_frames(source), budget, device)
-    print(made.text(chunk_count(source), drop_static))
+    print(made.text(source.count_chunks(), drop_static))
     return made
 
 
 def first_frames(source: VideoSource) -> tuple[tuple[int, int, int], float]:
     """Size (frames, height, width) and rate of the first chunk, which is decoded for it."""
-    _, chunk = next(source.chunks("first chunk"))
+    chunk = next(iter(source))
     return tuple(chunk.frames.shape[:3]), chunk.fps
-
-
-def chunk_count(source: VideoSource) -> int | None:
-    """Number of chunks; None for a live source, which has no end."""
-    try:
-        return len(source)
-    except TypeError:
-        return None
 
 
 def forecast(config, processor, size: tuple[int, int, int], fps: float, budget: int, device: torch.device) -> Forecast:

@@ -14,34 +14,40 @@ from kvlib.video import VideoChunk, VideoChunks
 
 @dataclass(frozen=True)
 class VideoSource:
-    """A video and how a run samples it: `chunk_frames` frames a chunk at `sample_fps` frames per second, resized to `height`
-    pixels with the aspect ratio kept; 0 = as they are. Frames are never enlarged."""
+    """A video file and how a run samples it: `chunk_frames` frames a chunk at `sample_fps` frames per second, resized to
+    `height` pixels with the aspect ratio kept; 0 = as they are. Frames are never enlarged."""
 
     path: Path
     chunk_frames: int = 2
     sample_fps: float = 2.0
     height: int = 0
 
-    def chunks(self, label: str = "chunks") -> Iterator[tuple[int, VideoChunk]]:
-        """Index and chunk, with a progress bar. Raises what `VideoChunks` raises."""
-        opened = VideoChunks(self.path, self.chunk_frames, self.sample_fps)
-        for index, chunk in enumerate(tqdm(opened, desc=label, leave=False)):
+    def __iter__(self) -> Iterator[VideoChunk]:
+        """The chunks, resized. Raises what `VideoChunks` raises."""
+        for chunk in self._opened():
             own = chunk.frames.shape[1]
             height = height_within(self.height, own)
-            yield index, chunk if height == own else replace(chunk, frames=resize_to_height(chunk.frames, height))
+            yield chunk if height == own else replace(chunk, frames=resize_to_height(chunk.frames, height))
 
-    def __len__(self) -> int:
-        """Number of chunks."""
-        return len(VideoChunks(self.path, self.chunk_frames, self.sample_fps))
+    def chunks(self, label: str = "chunks") -> Iterator[tuple[int, VideoChunk]]:
+        """Index and chunk, with a progress bar. Raises what `VideoChunks` raises."""
+        return enumerate(tqdm(self, desc=label, total=self.count_chunks(), leave=False))
+
+    def count_chunks(self) -> int:
+        """Number of chunks, counted from the packets of the file. Raises what `VideoChunks` raises."""
+        return len(self._opened())
 
     def check_interval(self, interval: int) -> None:
         """Raise ValueError when a question after every `interval` chunks would never be asked, as the video is shorter."""
-        total = len(self)
+        total = self.count_chunks()
         if interval > total:
             raise ValueError(
                 f"ASK_INTERVAL={interval}: {self.path} has only {total} chunks of {self.chunk_frames} frames, so no question "
                 f"would be asked; give an interval of at most {total}, or a longer video"
             )
+
+    def _opened(self) -> VideoChunks:
+        return VideoChunks(self.path, self.chunk_frames, self.sample_fps)
 
 
 def height_within(height: int, own: int) -> int:

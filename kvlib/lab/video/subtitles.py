@@ -85,13 +85,23 @@ def shown_together(subtitles: Iterable[Subtitle]) -> list[Subtitle]:
     return [Subtitle(*times, "\n".join(texts)) for times, texts in together.items()]
 
 
+def srt_of(video: str | Path) -> Path:
+    """The place of a video's own subtitles: beside it, with its name."""
+    return Path(video).with_suffix(".srt")
+
+
+def subtitles_beside(video: str | Path) -> list[Subtitle] | None:
+    """A video's own subtitles, see `srt_of`; None where there are none, as for a live source. Raises what `read_srt` raises."""
+    return read_srt(srt_of(video)) if "://" not in str(video) and srt_of(video).is_file() else None
+
+
 def subtitles_path(video: Path, output_dir: str = "") -> Path:
     """Where a run writes what it reads from `video`: `<the video's name>.srt` beside the report.
 
     Raises ValueError when the video lies there too, because an .srt beside the video is its ground truth.
     """
     path = paths.report_path(video.stem, output_dir).with_name(f"{video.stem}.srt")
-    if path.resolve() == video.with_suffix(".srt").resolve():
+    if path.resolve() == srt_of(video).resolve():
         raise ValueError(
             f"{path} is the place of the video's own subtitles, so what is read cannot be written there: "
             "give another OUTPUT_DIR, or move the video to another folder"

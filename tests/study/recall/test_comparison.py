@@ -6,17 +6,24 @@ import torch
 from kvlib import VideoStreamingInference
 from kvlib.lab.study.clips import encode_and_decode
 from kvlib.lab.study.methods import process_together
-from kvlib.lab.study.recall import comparison
+from kvlib.lab.study.recall import comparison, resuming
 from kvlib.lab.study.recall.comparison import NEVER, RANDOM, TRUE, WITH, WITHOUT
-from kvlib.lab.study.recall.resuming import save_and_resume
 from kvlib.lab.study.retention import draw_history_stream
 from kvlib.lab.study.synthetic import COLORS, Scene, answer
 
 BUDGET, CHUNKS, AGES = 460, 14, (2, 8)
 
 
+@pytest.fixture(scope="module", autouse=True)
+def short_answers():
+    """The random model would go on to the limit of every answer."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(comparison, "MAX_NEW_TOKENS", 2)
+        yield
+
+
 @pytest.fixture(scope="module")
-def compared(model, processor):
+def compared(model, processor, short_answers):
     return comparison.compare_recall(model, processor, BUDGET, CHUNKS, AGES, streams=2, seed=0)
 
 
@@ -138,7 +145,7 @@ def test_a_changed_stream_is_told(model, processor, monkeypatch):
 
 
 def test_a_resumed_stream_answers_as_an_undisturbed_one(model, processor, tmp_path):
-    said, same = save_and_resume(model, processor, BUDGET, 10, AGES, 0, tmp_path / "stream")
+    said, same = resuming.save_and_resume(model, processor, BUDGET, 10, AGES, 0, tmp_path / "stream")
     assert same
     assert said["undisturbed"].equals(said["resumed"])
     assert len(said) == 3 + len(AGES)
