@@ -258,8 +258,8 @@ def doctor(
     Versions, GPU and memory, which attention kernels and CUDA graphs are used, and what is needed for video, the browser test
     and Chinese figures. With --model also whether the checkpoint would load, how many tokens a chunk takes, how many tokens
     fit into the memory that is free now, and the command to go on with. With --video a second table says for the video's own
-    size and for smaller ones how many tokens a chunk takes, how long it is expected to take, and whether that keeps up with
-    real time; without --model for the embedded reader.
+    size and for smaller ones how many tokens a chunk and a second of video take, how long a chunk is expected to take, and
+    whether that keeps up with real time; without --model for the embedded reader.
 
     Exit status: 0; 1 when the model given would not load; 2 for a video that cannot be read.
     """

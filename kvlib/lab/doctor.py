@@ -12,7 +12,7 @@ import psutil
 import torch
 import transformers
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 from rich.text import Text
 from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
 
@@ -205,12 +205,15 @@ def print_forecasts(model: str, video: Path) -> None:
     device, config, processor = default_device(), load_config(model), load_processor(model)
     (frames, height, width), fps = first_frames(VideoSource(video))
     budget = max(1, min(choose_budget(0, model, device)[0], tokens_beside_weights(config, device)))
-    table = Table("frames", "tokens a chunk", "seconds a second of video", "memory a chunk", "chunks in the cache", "keeps up")
+    heads = "frames", "tokens a chunk", "tokens a second of video", "seconds a second of video"
+    table = Table(*heads, Column("memory a chunk", no_wrap=True), "chunks in the cache", "keeps up")
     for size in resolutions(height, width):
         made = forecast(config, processor, (frames, *size), fps, budget, device)
         token_bytes = made.token_bytes
-        cells = f"{size[1]}x{size[0]}", f"{made.tokens:,}", f"{made.load:.2g}", f"{made.chunk_bytes / MIB:.3g} MiB"
-        table.add_row(*cells, f"{made.chunks_in_budget:,}", "yes" if made.keeps_up else "no")
+        cells = f"{size[1]}x{size[0]}", f"{made.tokens:,}", f"{made.tokens_per_s:,.0f}", f"{made.load:.2g}"
+        table.add_row(
+            *cells, f"{made.chunk_bytes / MIB:.3g} MiB", f"{made.chunks_in_budget:,}", "yes" if made.keeps_up else "no"
+        )
     given = (
         f"{video.name} with {model}: chunks of {frames} frames at {fps:g} frames per second, a full cache of {budget:,} tokens"
     )

@@ -156,12 +156,12 @@ def test_the_table_names_everything_and_the_exit_status_is_of_the_model(kvlib, c
 
 
 def test_a_video_is_forecast_at_its_own_size_and_smaller_ones(kvlib, tmp_path):
-    write_video(tmp_path / "hd.mp4", [np.zeros((720, 960, 3), np.uint8)] * 2, fps=2.0)
+    write_video(tmp_path / "hd.mp4", [np.zeros((720, 960, 3), np.uint8)] * 2, fps=1.0)
     status, shown = kvlib("doctor", "--video", str(tmp_path / "hd.mp4"))
-    assert status == 0 and "chunks of 2 frames at 2 frames per second, a full cache of 800 tokens" in shown
+    assert status == 0 and "chunks of 2 frames at 1 frames per second, a full cache of 800 tokens" in shown
     for size in ("960x720", "640x480", "480x360"):
-        # the reader's limit of 41,325 pixels: 168 x 224, so 6 x 8 merged patches, and 7 tokens of the turn
-        assert re.search(rf"{size} ┃? ?55 [0-9.e-]+ 0.269 MiB 14 (yes|no)", shown), shown
+        # the reader's limit of 41,325 pixels: 168 x 224, so 6 x 8 merged patches, and 7 tokens of the turn; a chunk is two seconds
+        assert re.search(rf"{size} ┃? ?55 28 [0-9.e-]+ 0.269 MiB 14 (yes|no)", shown), shown
     assert shown.count("MiB") == 3, "no size above the video's own"
 
 

@@ -32,12 +32,12 @@ def panel(loads, monkeypatch):
 def slow(panel, monkeypatch):
     """A panel whose stream takes a chunk whenever the test lets it by `on`. `begun` has an item for every chunk that it takes
     or waits to take."""
-    monkeypatch.setattr(dashboard.VideoStreamingInference, "append_video_chunk", slowly(panel))
+    monkeypatch.setattr(dashboard.VideoStreamingInference, "append_encoded", slowly(panel))
     return panel
 
 
 def slowly(panel):
-    append, panel.on, panel.begun = dashboard.VideoStreamingInference.append_video_chunk, threading.Semaphore(0), []
+    append, panel.on, panel.begun = dashboard.VideoStreamingInference.append_encoded, threading.Semaphore(0), []
 
     def wait_and_append(*arguments):
         panel.begun.append(1)

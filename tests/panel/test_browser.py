@@ -206,6 +206,20 @@ def test_two_clicks_on_start_and_interrupts_leave_one_stream(page):
     expect(page.locator("table.answers tbody tr").first).to_contain_text("What is the title of this video?")
 
 
+def test_with_dropping_the_pictures_show_all_grids_of_their_chunks(page):
+    fill(page, "video", "data/clips/short.mp4")
+    fill(page, "frames/chunk", "8")
+    fill(page, "drop static", "0.03")
+    button(page, "Start").click()
+    expect(said(page)).to_contain_text("finished: 3 of 3 chunks")
+    assert int(re.search(r"stored, ([\d,]+) dropped", said(page).inner_text())[1].replace(",", "")) > 0
+    expect(page.locator("img[title^='chunk']")).to_have_count(3)
+    sizes = page.locator("img[title^='chunk']").evaluate_all("all => all.map(one => [one.naturalWidth, one.naturalHeight])")
+    assert sizes == [[4 * 72 + 3 * 2, 36]] * 3, "four grids of 36 x 72 pixels, and gaps"
+    fill(page, "frames/chunk", "2")
+    fill(page, "drop static", "0")
+
+
 def test_a_stop_in_a_question_and_a_second_stream(page):
     fill(page, "video", "data/clips/short.mp4")
     button(page, "Start").click()

@@ -123,6 +123,7 @@ def answering() -> list[threading.Thread]:
         ("model", "model", "no/such/folder", "no model directory at .*no/such/folder"),
         ("budget", "settings", 0, "MAX_CACHE_TOKENS=0: give a whole number of at least 1"),
         ("fps", "settings", 0.0, "SAMPLE_FPS=0.0: give a positive number of frames per second"),
+        ("drop", "settings", 1.0, "DROP_STATIC=1.0: give a share of full scale, from 0"),
         ("height", "settings", -1, "HEIGHT=-1: give a whole number of at least 0"),
     ],
 )
@@ -138,6 +139,29 @@ def test_an_error_stands_beside_its_field_until_it_is_mended(panel, field, place
     until(lambda: panel.notes[place].value == "")
     panel.start.click()
     until(lambda: panel.state == "finished")
+
+
+def test_what_stands_still_is_dropped_from_the_next_start_on(slow):
+    slow.frames.value = 6
+    slow.start.click()
+    slow.on.release()
+    until(lambda: slow.stream and slow.stream.processed == 1)
+    until(lambda: re.search(r"1 of 4 chunks, 2 s of video, 198 tokens stored, 0 dropped$", text_of(slow.said.value)))
+    slow.drop.value = 0.03
+    until(lambda: "drop static: from the next start" in slow.notes["settings"].value)
+    slow.stop.click()
+    until(lambda: slow.state == "stopped")
+    slow.start.click()
+    slow.on.release(20)
+    until(lambda: slow.state == "finished")
+    dropped = slow.stream.engine.get_cache_info()["tokens_dropped"]
+    assert slow.stream.engine.drop_static == 0.03 and dropped > 0
+    until(lambda: text_of(slow.said.value).endswith(f" tokens stored, {dropped} dropped"))
+    assert "drop_static 0.03" in slow.plot.value
+
+
+def text_of(html: str) -> str:
+    return re.sub("<[^>]*>", "", html)
 
 
 def test_a_budget_too_small_for_a_chunk_is_an_error_of_the_budget(panel):
@@ -163,7 +187,7 @@ def test_what_ends_a_stream_is_shown(panel, monkeypatch, error, place, text):
     def fail(*_):
         raise error
 
-    monkeypatch.setattr(dashboard.VideoStreamingInference, "append_video_chunk", fail)
+    monkeypatch.setattr(dashboard.VideoStreamingInference, "append_encoded", fail)
     panel.start.click()
     shown = panel.said if place == "said" else panel.notes[place]
     until(lambda: text in shown.value and "failed" in panel.said.value)

@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 from streams import CHUNKS, CLIP, Camera, interrupt, interrupts_raise, picture, until
 
-from kvlib import EvictionConfig
+from kvlib import EvictionConfig, VideoStreamingInference
 from kvlib.lab.panel.live import CHANGES, KINDS, LiveStream
 from kvlib.video import VideoChunks
 
@@ -42,11 +42,30 @@ def test_pictures_are_the_last_frames_of_their_chunks(engine):
         assert np.abs(small.astype(int) - np.asarray(whole)).mean() < 6
 
 
+def test_with_dropping_a_picture_shows_every_grid_and_fades_what_is_dropped(model, processor, monkeypatch):
+    engine = VideoStreamingInference(model, processor, "cpu", EvictionConfig(400), drop_static=0.03)
+    encode, encoded = engine.encode, []
+    monkeypatch.setattr(engine, "encode", lambda *given: encoded.append(encode(*given)) or encoded[-1])
+    live = LiveStream(engine, CLIP, 6, 2.0)
+    live.start()
+    live.wait(60)
+    assert len(encoded) == live.processed == 4, "the vision tower sees every chunk once"
+    assert live.rows[-1]["tokens_dropped"] == engine.get_cache_info()["tokens_dropped"] > 0
+    for index, chunk in enumerate(VideoChunks(CLIP, 6, 2.0)):
+        shown = picture(live.pictures[index]).astype(float)
+        assert shown.shape == (36, 3 * 72 + 2 * 2, 3)
+        for grid, kept in enumerate(encoded[index].kept.numpy()):
+            whole = np.asarray(Image.fromarray(chunk.frames[2 * grid + 1]).resize((72, 36), Image.Resampling.BOX))
+            clear = np.kron(kept, np.ones((-(-36 // kept.shape[0]), -(-72 // kept.shape[1]))))[:36, :72, None] > 0
+            expected = np.where(clear, whole, 255 - 0.25 * (255.0 - whole))
+            assert np.abs(shown[:, 74 * grid : 74 * grid + 72] - expected).mean() < 8
+
+
 def test_frames_are_made_smaller_but_never_larger(engine, monkeypatch):
     def heights(height: int) -> set:
         live, seen = LiveStream(engine(), CLIP, 2, 2.0, height=height), set()
-        append = live.engine.append_video_chunk
-        monkeypatch.setattr(live.engine, "append_video_chunk", lambda f, fps: seen.add(f.shape[1:3]) or append(f, fps))
+        encode = live.engine.encode
+        monkeypatch.setattr(live.engine, "encode", lambda f, fps: seen.add(f.shape[1:3]) or encode(f, fps))
         live.start()
         live.wait(60)
         return seen
@@ -76,7 +95,7 @@ def test_a_question_is_answered_mid_stream_and_leaves_it_as_it_was(stream):
 def test_a_question_does_not_wait_for_more_than_the_chunk_in_flight(engine, monkeypatch):
     """During every chunk a question comes; it must be the next thing that happens, though the stream never rests."""
     live, events, askers = LiveStream(engine(EvictionConfig(250)), CLIP, 2, 2.0), [], []
-    append, ask = live.engine.append_video_chunk, live.engine.ask
+    append, ask = live.engine.append_encoded, live.engine.ask
 
     def watch(*arguments):
         events.append("chunk")
@@ -85,7 +104,7 @@ def test_a_question_does_not_wait_for_more_than_the_chunk_in_flight(engine, monk
         until(lambda: live.questions_waiting)
         return append(*arguments)
 
-    monkeypatch.setattr(live.engine, "append_video_chunk", watch)
+    monkeypatch.setattr(live.engine, "append_encoded", watch)
     monkeypatch.setattr(live.engine, "ask", lambda *a, **k: events.append("question") or ask(*a, **k))
     live.start()
     live.wait(60)
@@ -97,7 +116,7 @@ def test_a_question_does_not_wait_for_more_than_the_chunk_in_flight(engine, monk
 def test_an_interrupt_while_a_question_waits_does_not_stop_the_stream(engine, monkeypatch):
     """ctrl-C in `ask`, which waits for a chunk in flight, in the main thread as in a notebook. The question is not asked."""
     live = LiveStream(engine(EvictionConfig(250)), CLIP, 2, 2.0)
-    append = live.engine.append_video_chunk
+    append = live.engine.append_encoded
     inside, interrupted, asked = threading.Event(), threading.Event(), []
 
     def interrupt_the_question(*arguments):
@@ -108,7 +127,7 @@ def test_an_interrupt_while_a_question_waits_does_not_stop_the_stream(engine, mo
             assert interrupted.wait(20)
         return append(*arguments)
 
-    monkeypatch.setattr(live.engine, "append_video_chunk", interrupt_the_question)
+    monkeypatch.setattr(live.engine, "append_encoded", interrupt_the_question)
     monkeypatch.setattr(live.engine, "ask", lambda *a, **k: asked.append(a))
     with interrupts_raise():
         live.start()
@@ -197,7 +216,7 @@ def test_a_call_in_any_state_leads_to_a_state_that_is_known():
 
 def test_calls_from_many_threads_leave_one_stream(engine, monkeypatch):
     live = LiveStream(engine(EvictionConfig(250)), CLIP, 2, 2.0)
-    append, inside, most = live.engine.append_video_chunk, [], []
+    append, inside, most = live.engine.append_encoded, [], []
 
     def watch(*arguments):
         inside.append(1)
@@ -206,7 +225,7 @@ def test_calls_from_many_threads_leave_one_stream(engine, monkeypatch):
         inside.pop()
         return result
 
-    monkeypatch.setattr(live.engine, "append_video_chunk", watch)
+    monkeypatch.setattr(live.engine, "append_encoded", watch)
     calls = [threading.Thread(target=call) for call in (live.start, live.start, live.pause, live.start) * 10]
     for call in calls:
         call.start()

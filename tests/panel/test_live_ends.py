@@ -13,7 +13,7 @@ from kvlib.lab.panel.live import LiveStream
 
 def test_what_ends_a_stream_is_kept_and_questions_still_work(engine, monkeypatch):
     live = LiveStream(engine(EvictionConfig(250)), CLIP, 2, 2.0)
-    original, calls = live.engine.append_video_chunk, []
+    original, calls = live.engine.append_encoded, []
 
     def append(*arguments):
         calls.append(1)
@@ -21,7 +21,7 @@ def test_what_ends_a_stream_is_kept_and_questions_still_work(engine, monkeypatch
             raise RuntimeError("no memory left")
         return original(*arguments)
 
-    monkeypatch.setattr(live.engine, "append_video_chunk", append)
+    monkeypatch.setattr(live.engine, "append_encoded", append)
     live.start()
     live.wait(60)
     assert (live.state, live.error_from, str(live.error)) == ("failed", "engine", "no memory left")

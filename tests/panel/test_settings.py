@@ -19,11 +19,12 @@ from kvlib.lab.study.synthetic import COLORS, QUESTIONS
 
 GOOD = dict(
     MODEL_PATH="data/reader", VIDEO_PATH="data/clips/lyrics.mp4", MAX_CACHE_TOKENS=250, POLICY="sink_window",
-    POSITION_MODE="remap", CHUNK_FRAMES=2, SAMPLE_FPS=2.0, HEIGHT=0,
+    POSITION_MODE="remap", CHUNK_FRAMES=2, SAMPLE_FPS=2.0, HEIGHT=0, DROP_STATIC=0.0,
 )  # fmt: skip
 NOTEBOOK = dict(
     MODEL_PATH="", SEED=0, OUTPUT_DIR="", VIDEO_PATH="", MAX_CACHE_TOKENS=1, OTHER_BUDGETS=[], POSITION_MODE="keep",
     LEAST_CHUNKS=2, MOST_CHUNKS=3, AGES=[1], STREAMS=1, CHUNK_FRAMES=1, SAMPLE_FPS=1.0, HEIGHT=0, ASK_INTERVAL=1,
+    DROP_STATIC=0.0,
 )  # fmt: skip
 
 
@@ -33,7 +34,15 @@ def test_good_settings_have_no_problem():
 
 @pytest.mark.parametrize(
     ("name", "value"),
-    [("MAX_CACHE_TOKENS", 0), ("MAX_CACHE_TOKENS", -5), ("CHUNK_FRAMES", 0), ("SAMPLE_FPS", 0.0), ("SAMPLE_FPS", float("inf"))],
+    [
+        ("MAX_CACHE_TOKENS", 0),
+        ("MAX_CACHE_TOKENS", -5),
+        ("CHUNK_FRAMES", 0),
+        ("SAMPLE_FPS", 0.0),
+        ("SAMPLE_FPS", float("inf")),
+        ("DROP_STATIC", 1.0),
+        ("DROP_STATIC", -0.5),
+    ],
 )
 def test_messages_are_those_of_the_notebooks(name, value):
     found = find_problems(GOOD | {name: value})
@@ -72,9 +81,10 @@ def test_policies_and_scorers_make_an_eviction_config():
 
 def test_the_title_tells_settings_apart():
     titles = {
-        PanelSettings(**GOOD | change).title() for change in ({}, {"HEIGHT": 70}, {"POLICY": "uniform"}, {"CHUNK_FRAMES": 4})
+        PanelSettings(**GOOD | change).title()
+        for change in ({}, {"HEIGHT": 70}, {"POLICY": "uniform"}, {"CHUNK_FRAMES": 4}, {"DROP_STATIC": 0.03})
     }
-    assert len(titles) == 4
+    assert len(titles) == 5
 
 
 def test_the_questions_offered_for_the_reader_are_those_it_was_trained_on():

@@ -5,11 +5,12 @@ import xml.etree.ElementTree as ElementTree
 
 import numpy as np
 import pytest
+from streams import picture
 
 from kvlib.lab.panel import film, record
 from kvlib.lab.panel.film import FilmStrip
 from kvlib.lab.panel.plot import live_plot
-from kvlib.lab.panel.record import add_row, small_jpeg
+from kvlib.lab.panel.record import add_row, grids_jpeg, small_jpeg
 from kvlib.lab.panel.view import answer_table, note
 
 ROWS = [
@@ -84,6 +85,35 @@ def test_rows_beyond_the_limit_are_joined_in_pairs(monkeypatch):
 @pytest.mark.parametrize("size", [(4000, 3), (3, 4000), (1, 1), (1080, 1920)])
 def test_frames_of_any_shape_have_a_picture(size):
     assert small_jpeg(np.zeros((*size, 3), np.uint8))
+
+
+def test_the_grids_of_a_chunk_stand_side_by_side_and_what_is_dropped_is_faded():
+    frames = np.zeros((5, 72, 144, 3), np.uint8)  # three grids, the last of one frame
+    frames[1], frames[3], frames[4] = (200, 40, 40), (40, 160, 40), (40, 40, 120)
+    kept = np.zeros((3, 2, 4), bool)
+    kept[0], kept[2, 1, 3] = True, True
+    shown = picture(grids_jpeg(frames, kept)).astype(int)
+    assert shown.shape == (36, 3 * 72 + 2 * 2, 3)
+    first, second, third = (shown[:, 74 * grid : 74 * grid + 72] for grid in range(3))
+    assert np.abs(first[2:-2, 2:-2] - (200, 40, 40)).max() < 30
+    assert np.abs(second[2:-2, 2:-2] - (201, 231, 201)).max() < 30
+    assert np.abs(third[20:34, 57:70] - (40, 40, 120)).max() < 30
+    assert np.abs(third[2:16, 2:70] - (201, 201, 221)).max() < 30 and np.abs(third[20:34, 2:50] - (201, 201, 221)).max() < 30
+    assert shown[:, [72, 73]].min() > 150, "a gap between two grids"
+
+
+@pytest.mark.parametrize(("grids", "shown"), [(1, [0]), (8, list(range(8))), (16, [0, 2, 4, 6, 9, 11, 13, 15])])
+def test_of_many_grids_eight_are_shown_with_the_first_and_the_last(grids, shown):
+    levels = 10 + 15 * np.arange(grids)
+    frames = np.repeat(levels, 2)[:, None, None, None] * np.ones((1, 36, 72, 3))
+    found = picture(grids_jpeg(frames.astype(np.uint8), np.ones((grids, 1, 2), bool)))
+    assert [int(found[18, 74 * place + 36].mean()) for place in range(len(shown))] == pytest.approx(levels[shown], abs=4)
+    assert found.shape[1] == 74 * len(shown) - 2
+
+
+def test_one_grid_that_is_kept_looks_as_without_dropping():
+    frames = np.random.default_rng(0).integers(0, 256, (2, 70, 140, 3), dtype=np.uint8)
+    assert grids_jpeg(frames, np.ones((1, 2, 3), bool)) == small_jpeg(frames[-1])
 
 
 def shown(html: str) -> list[tuple[str, str]]:

@@ -31,9 +31,9 @@ class Dashboard(PanelView):
     """One stream at a time, on a model that is loaded again when its path changes. An error stands beside what caused it.
 
     model_path, video (a file, a URL or a camera), budget (tokens), chunk_frames, sample_fps, height (pixels, 0 = the video's
-    own): the first values of the fields. Nothing runs before "Start". A new panel stops the streams of older ones, whose
-    buttons may be gone because their cell was run again. Where widgets cannot be shown, such as in an exported page, `summary`
-    is shown.
+    own), drop_static (a share of full scale, 0 = keep all tokens): the first values of the fields. Nothing runs before "Start".
+    A new panel stops the streams of older ones, whose buttons may be gone because their cell was run again. Where widgets
+    cannot be shown, such as in an exported page, `summary` is shown.
 
     `state` is loading, or that of the stream, or ready when there is none. The buttons' handlers run in the kernel's main
     thread, one after the other. Opening, loading and questions have threads of their own, and one thread writes to the widgets.
@@ -42,12 +42,19 @@ class Dashboard(PanelView):
     _panels: weakref.WeakSet = weakref.WeakSet()
 
     def __init__(
-        self, model_path: str, video: str, budget: int, chunk_frames: int = 2, sample_fps: float = 2.0, height: int = 0
+        self,
+        model_path: str,
+        video: str,
+        budget: int,
+        chunk_frames: int = 2,
+        sample_fps: float = 2.0,
+        height: int = 0,
+        drop_static: float = 0.0,
     ):
         super().__init__(
             dict(
                 MODEL_PATH=str(model_path), VIDEO_PATH=str(video), MAX_CACHE_TOKENS=budget, POSITION_MODE="remap",
-                CHUNK_FRAMES=chunk_frames, SAMPLE_FPS=sample_fps, HEIGHT=height,
+                CHUNK_FRAMES=chunk_frames, SAMPLE_FPS=sample_fps, HEIGHT=height, DROP_STATIC=drop_static,
             )
         )  # fmt: skip
         self._run: tuple[LiveStream, PanelSettings] | None = None
@@ -155,7 +162,8 @@ class Dashboard(PanelView):
             place = "model"
             model, processor = self._load(job, paths.model_path(settings.MODEL_PATH))
             place = "settings"
-            engine = VideoStreamingInference(model, processor, model.device, settings.eviction())
+            given = model, processor, model.device, settings.eviction()
+            engine = VideoStreamingInference(*given, drop_static=settings.DROP_STATIC)
             run = LiveStream(engine, chunks, changed=self._stream_changed, height=settings.HEIGHT), settings
         except Cancelled:
             return

@@ -15,7 +15,7 @@ MAX_SINK = 8  # pictures of the sink
 STYLE = (
     "<style>.kvlib-film, .kvlib-strip { display: flex; flex-wrap: wrap; align-content: flex-start }"
     ".kvlib-strip .widget-html, .kvlib-strip .widget-html-content { display: contents }"
-    ".kvlib-film img, .kvlib-strip img { border: 3px solid; margin: 1px; height: 36px; width: auto }"
+    ".kvlib-film img, .kvlib-strip img { border: 3px solid; margin: 1px; height: 36px; width: auto; max-width: 96% }"
     + "".join(f"img.{kind} {{ border-color: {color} !important }}" for kind, color in COLORS.items())
     + "img.evicted { opacity: .45 }</style>"
 )

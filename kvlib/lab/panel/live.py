@@ -9,7 +9,7 @@ from pathlib import Path
 from queue import Empty, SimpleQueue
 
 from kvlib.lab.panel.reader import ChunkReader
-from kvlib.lab.panel.record import LAST_PICTURES, add_row, small_jpeg
+from kvlib.lab.panel.record import LAST_PICTURES, add_row, grids_jpeg, small_jpeg
 from kvlib.lab.study.scoring import exact_match
 from kvlib.lab.video.source import resize_to_height
 from kvlib.lab.video.subtitles import subtitles_beside, truth_at
@@ -46,10 +46,11 @@ class LiveStream:
     ended. height: frames are made smaller to this height in pixels; 0 = as they are.
 
     `state` is ready, running, paused, and at the end finished, stopped or failed. `processed` counts chunks and `total` is
-    their number, None for a live source. `rows` has chunk, time_s, cache_tokens, cache_bytes, seconds and event ("eviction" or
-    "") for every chunk, or for several in a long stream; `pictures` the last frame of the sink's and the newest chunks, by
-    chunk number, as JPEG in base64; `answers` a row for each of the newest questions. `error` is what ended the stream, or
-    None, and `error_from` is "video" or "engine". Raises what `VideoChunks` and `read_srt` raise.
+    their number, None for a live source. `rows` has chunk, time_s, cache_tokens, tokens_dropped (so far), cache_bytes, seconds
+    and event ("eviction" or "") for every chunk, or for several in a long stream. `pictures` has, by chunk number, the last
+    frame of the sink's and the newest chunks, or of their temporal grids where the engine drops tokens, as JPEG in base64.
+    `answers` has a row for each of the newest questions. `error` is what ended the stream, or None, and `error_from` is "video"
+    or "engine". Raises what `VideoChunks` and `read_srt` raise.
 
     One thread uses the engine, for chunks and for questions. The caller's thread, to which ctrl-C comes, only puts requests
     into queues and holds no lock of which an interrupt could rob the stream. All methods may be called from any thread.
@@ -211,13 +212,17 @@ class LiveStream:
         if 0 < self.height < chunk.frames.shape[1]:
             chunk = replace(chunk, frames=resize_to_height(chunk.frames, self.height))
         began = time.perf_counter()
-        info = self.engine.append_video_chunk(chunk.frames, chunk.fps)
+        encoded = self.engine.encode(chunk.frames, chunk.fps)
+        info = self.engine.append_encoded(encoded)
         row = dict(chunk=self.processed, time_s=chunk.time_s, seconds=time.perf_counter() - began)
         evictions = info.get("eviction_stats", {}).get("total_evictions", 0)
         row |= dict(cache_tokens=info["cache_seq_length"], cache_bytes=info["cache_bytes"])
+        row["tokens_dropped"] = info["tokens_dropped"]
         self.rows = add_row(self.rows, row | {"event": "eviction" if evictions > self._evictions else ""})
         self._evictions = evictions
-        self.pictures[self.processed] = small_jpeg(chunk.frames[-1])
+        dropping = self.engine.drop_static > 0
+        shown = grids_jpeg(chunk.frames, encoded.kept.numpy()) if dropping else small_jpeg(chunk.frames[-1])
+        self.pictures[self.processed] = shown
         old, manager = self.processed - LAST_PICTURES, self.engine.cache_manager
         if not manager.evictor or old >= manager.evictor.sink_chunks:
             self.pictures.pop(old, None)

@@ -6,7 +6,7 @@ from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 
 from kvlib import EvictionConfig
 from kvlib.lab.report import paths
-from kvlib.lab.study.parameters import Count, NaturalNumber, PositionMode, Question, Rate, Text
+from kvlib.lab.study.parameters import Count, NaturalNumber, PositionMode, Question, Rate, Share, Text
 from kvlib.lab.study.synthetic import COLORS, QUESTIONS
 from kvlib.policies import POLICIES, Importance
 from kvlib.policies.scorers import SCORERS
@@ -39,6 +39,7 @@ class PanelSettings(BaseModel):
     CHUNK_FRAMES: Count
     SAMPLE_FPS: Rate
     HEIGHT: NaturalNumber
+    DROP_STATIC: Share
 
     def eviction(self) -> EvictionConfig:
         policy = Importance(self.POLICY) if self.POLICY in SCORERS else self.POLICY
@@ -47,9 +48,10 @@ class PanelSettings(BaseModel):
     def title(self) -> str:
         """What is streamed and how, in one line."""
         height = f", {self.HEIGHT} pixels high" if self.HEIGHT else ""
+        dropping = f", drop_static {self.DROP_STATIC:g}" if self.DROP_STATIC else ""
         return (
             f"{self.VIDEO_PATH}: {self.POLICY}, {self.POSITION_MODE}, budget {self.MAX_CACHE_TOKENS:,}, "
-            f"{self.CHUNK_FRAMES} frames a chunk at {self.SAMPLE_FPS:g} a second{height}"
+            f"{self.CHUNK_FRAMES} frames a chunk at {self.SAMPLE_FPS:g} a second{height}{dropping}"
         )
 
 

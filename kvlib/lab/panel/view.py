@@ -40,7 +40,8 @@ class PanelView(widgets.VBox):
         self.frames = widgets.IntText(description="frames/chunk", **narrow(10))
         self.fps = widgets.FloatText(description="frames/s", **narrow(8))
         self.height = widgets.IntText(description="height (0 = own)", **narrow(12))
-        choices = [self.budget, self.policy, self.mode, self.frames, self.fps, self.height]
+        self.drop = widgets.FloatText(description="drop static", layout={"width": "12em"}, style=look)
+        choices = [self.budget, self.policy, self.mode, self.frames, self.fps, self.height, self.drop]
         self.fields = dict(zip(PanelSettings.model_fields, [self.model, self.video, *choices], strict=True))
         for name, value in first.items():
             self.fields[name].value = value
@@ -131,12 +132,12 @@ def place_of(setting: str) -> str:
 
 
 def progress_text(stream: LiveStream) -> str:
-    """State, chunks, seconds and tokens of a stream, in one line."""
-    last = stream.rows[-1] if stream.rows else {"time_s": 0.0, "cache_tokens": 0}
+    """State, chunks, seconds and tokens, stored and dropped, of a stream, in one line."""
+    last = stream.rows[-1] if stream.rows else {"time_s": 0.0, "cache_tokens": 0, "tokens_dropped": 0}
     total = "" if stream.total is None else f" of {stream.total}"
     return (
         f"{stream.state}: {stream.processed}{total} chunks, {last['time_s']:.0f} s of video, "
-        f"{last['cache_tokens']:,} tokens stored"
+        f"{last['cache_tokens']:,} tokens stored, {last['tokens_dropped']:,} dropped"
     )
 
 
