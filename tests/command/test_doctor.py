@@ -160,7 +160,7 @@ def test_a_video_is_forecast_at_its_own_size_and_smaller_ones(kvlib, tmp_path):
     status, shown = kvlib("doctor", "--video", str(tmp_path / "hd.mp4"))
     assert status == 0 and "chunks of 2 frames at 1 frames per second, a full cache of 800 tokens" in shown
     for size in ("960x720", "640x480", "480x360"):
-        # the reader's limit of 41,325 pixels: 168 x 224, so 6 x 8 merged patches, and 7 tokens of the turn; a chunk is two seconds
+        # the reader's limit of 41,325 pixels: 168 x 224, so 6 x 8 merged patches, and 7 tokens of the turn; in two seconds
         assert re.search(rf"{size} ┃? ?55 28 [0-9.e-]+ 0.269 MiB 14 (yes|no)", shown), shown
     assert shown.count("MiB") == 3, "no size above the video's own"
 
