@@ -48,6 +48,14 @@ def test_strategies_are_those_of_the_full_size_table():
     assert "Notebook 04 recommends the overlapping windows" in README
 
 
+def test_recall_is_that_of_the_benchmark():
+    answers = pd.read_csv(RESULTS / "recall_answers.csv").set_index(["question", "method"])
+    old, never = answers.loc[("history", "recall 2")], answers.loc[("never shown", "recall 2")]
+    found = f"it is {old['accuracy']:.1%} ({old['low']:.1%} to {old['high']:.1%}) of {old['n']:,.0f} questions"
+    assert found in README
+    assert f"in {never['correct']:.0f} of {never['n']:.0f} streams" in README
+
+
 def test_dropping_is_that_of_the_benchmarks():
     clip = {row["drop_static"]: row for row in json.loads((RESULTS / "cpu_drop_static.json").read_text())["rows"]}
     assert f"takes {clip[0.03]['dropped_share']:.1%} fewer tokens" in README
