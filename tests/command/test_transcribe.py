@@ -206,7 +206,9 @@ def test_a_budget_too_small_leaves_the_answers_of_another(kvlib, calls, brief, t
 
 def test_a_real_ctrl_c(tmp_path):
     out = tmp_path / "out.srt"
-    command = [sys.executable, "-c", "from kvlib.lab.cli import app; app()", "subtitles", str(paths.CLIP), "-o", str(out)]
+    heeded = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); "  # a shell's background job ignores it
+    code = heeded + "from kvlib.lab.cli import app; app()"
+    command = [sys.executable, "-c", code, "subtitles", str(paths.CLIP), "-o", str(out)]
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
     while process.poll() is None and not (log_of(out).is_file() and len(asked_chunks(out)) > 3):
         time.sleep(0.05)
