@@ -61,6 +61,35 @@ def test_past_and_own_chunk_merged_are_attention_over_both(past, monkeypatch):
     assert calls == [(1, 6, 39, 16), (1, 2, 3 * 39, 16)], "the past is read once for all heads that share its keys"
 
 
+@pytest.mark.parametrize(("past", "apart"), [(5, 0), (8, 8), (29, 24)])
+def test_the_last_keys_of_the_past_go_with_the_chunk(past, apart, monkeypatch):
+    """The path of a Hopper GPU, with plain kernels: cuDNN's gets lengths that are multiples of 16 queries and 8 keys here."""
+
+    def plain(q, keys, values, *options, causal=False):
+        group = q.shape[1] // keys.shape[1]
+        scores = q @ keys.repeat_interleave(group, 1).transpose(-1, -2) / q.shape[-1] ** 0.5
+        if causal:  # the last query is aligned with the last key
+            hidden = torch.ones(scores.shape[-2:], dtype=torch.bool).triu(1 + keys.shape[2] - q.shape[2])
+            scores = scores.masked_fill(hidden, float("-inf"))
+        return scores.softmax(-1) @ values.repeat_interleave(group, 1), scores.logsumexp(-1)
+
+    calls = []
+
+    def cudnn(q, keys, *rest):
+        calls.append((q.shape[2], keys.shape[2]))
+        return plain(q, keys, *rest)
+
+    monkeypatch.setattr(torch.ops.aten, "_scaled_dot_product_cudnn_attention", cudnn)
+    monkeypatch.setattr(attention, "flash", lambda q, keys, values, causal: plain(q, keys, values, causal=causal))
+    monkeypatch.setattr(attention, "has_flash", lambda *a: True)
+    monkeypatch.setattr(attention, "uses_cudnn", lambda q: True)
+    monkeypatch.setattr(attention, "CUDNN_QUERIES", 16)
+    monkeypatch.setattr(attention, "CUDNN_KEYS", 8)
+    inputs = attention_states(6, 2, 39, past, 16)
+    assert relative_error(chunk_attention(*inputs), attention_in_fp64(*inputs)) < 1e-6
+    assert calls == ([(48, apart)] if apart else [])
+
+
 def test_merging_far_apart_sums_does_not_overflow():
     one, other = torch.ones(1, 1, 2, 4), torch.zeros(1, 1, 2, 4)
     sums = torch.tensor([[[500.0, -500.0]]])

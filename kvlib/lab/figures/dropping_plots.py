@@ -28,7 +28,8 @@ def plot_kept(counts: pd.DataFrame, kept: pd.DataFrame, picture: str, drop_stati
     shape = tuple(kept[["grid", "row", "column"]].max() + 1)
     mask = np.zeros(shape, bool)
     mask[kept["grid"], kept["row"], kept["column"]] = kept["kept"] == 1
-    grids = faded(np.asarray(Image.open(io.BytesIO(base64.b64decode(picture))).convert("RGB")), mask)
+    pixels = np.asarray(Image.open(io.BytesIO(base64.b64decode(picture))).convert("RGB"))
+    grids = faded(pixels.reshape(len(mask), -1, *pixels.shape[1:]), mask)
     columns, rows = min(COLUMNS, len(grids)), -(-len(grids) // COLUMNS)
     height = min(TWO_COLUMNS / columns * grids.shape[1] / grids.shape[2] + 0.2, 2.0)  # inches, of a row of pictures
     ratios = [height] * rows + [2.2]
@@ -55,10 +56,8 @@ def plot_kept(counts: pd.DataFrame, kept: pd.DataFrame, picture: str, drop_stati
     return fig
 
 
-def faded(picture: np.ndarray, mask: np.ndarray) -> np.ndarray:
-    """The frames uint8 [grids, H, W, 3] of a `picture` [grids * H, W, 3], almost white where `mask`, bool [grids, rows,
-    columns], is False."""
-    frames = picture.reshape(len(mask), -1, *picture.shape[1:])
+def faded(frames: np.ndarray, mask: np.ndarray) -> np.ndarray:
+    """The frames uint8 [grids, H, W, 3], almost white where `mask`, bool [grids, rows, columns] of merged patches, is False."""
     down, across = (np.arange(size) * cells // size for size, cells in zip(frames.shape[1:3], mask.shape[1:], strict=True))
     clear = mask[:, down][:, :, across, None]
     return np.where(clear, frames, 255 - FADED * (255 - frames.astype(float))).round().astype(np.uint8)

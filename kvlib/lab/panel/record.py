@@ -6,12 +6,13 @@ import io
 import numpy as np
 from PIL import Image
 
+from kvlib.lab.figures.dropping_plots import faded
+
 MAX_ROWS = 512
 LAST_PICTURES = 120
 PICTURE_HEIGHT, MAX_PICTURE_WIDTH = 36, 128  # pixels, of a frame
 MAX_GRIDS = 8  # temporal grids of a chunk that its picture shows
 GAP = 2  # pixels between two grids
-FADED = 0.25  # of the contrast is left of what is dropped
 
 
 def add_row(rows: list[dict], row: dict) -> list[dict]:
@@ -45,10 +46,8 @@ def grids_jpeg(frames: np.ndarray, kept: np.ndarray) -> str:
     parts = []
     for grid in shown:
         small = _small(frames[min(each * (grid + 1), len(frames)) - 1])
-        down, across = (np.arange(size) * cells // size for size, cells in zip(small.shape, kept.shape[1:], strict=False))
-        small = np.where(kept[grid][down][:, across, None], small, 255 - FADED * (255 - small.astype(float)))
-        parts += [np.full((PICTURE_HEIGHT, GAP, 3), 255), small]
-    return _jpeg(np.concatenate(parts[1:], axis=1).round().astype(np.uint8))
+        parts += [np.full((PICTURE_HEIGHT, GAP, 3), 255, np.uint8), faded(small[None], kept[grid, None])[0]]
+    return _jpeg(np.concatenate(parts[1:], axis=1))
 
 
 def _small(frame: np.ndarray) -> np.ndarray:
