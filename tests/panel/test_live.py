@@ -8,6 +8,7 @@ from PIL import Image
 from streams import CHUNKS, CLIP, Camera, interrupt, interrupts_raise, picture, until
 
 from kvlib import EvictionConfig, VideoStreamingInference
+from kvlib.lab.figures.dropping_plots import FADED
 from kvlib.lab.panel.live import CHANGES, KINDS, LiveStream
 from kvlib.video import VideoChunks
 
@@ -57,8 +58,8 @@ def test_with_dropping_a_picture_shows_every_grid_and_fades_what_is_dropped(mode
         for grid, kept in enumerate(encoded[index].kept.numpy()):
             whole = np.asarray(Image.fromarray(chunk.frames[2 * grid + 1]).resize((72, 36), Image.Resampling.BOX))
             clear = np.kron(kept, np.ones((-(-36 // kept.shape[0]), -(-72 // kept.shape[1]))))[:36, :72, None] > 0
-            expected = np.where(clear, whole, 255 - 0.25 * (255.0 - whole))
-            assert np.abs(shown[:, 74 * grid : 74 * grid + 72] - expected).mean() < 8
+            expected = np.where(clear, whole, 255 - FADED * (255.0 - whole))
+            assert np.abs(shown[:, 74 * grid : 74 * grid + 72] - expected).mean() < 5
 
 
 def test_frames_are_made_smaller_but_never_larger(engine, monkeypatch):
