@@ -1,19 +1,25 @@
 """Collect font faces for the reader's training and evaluation, and split them by family.
 
-    .venv/bin/python data/collect_fonts.py .fonts [folder with .ttf/.otf files ...]
+    .venv/bin/python data/collect_fonts.py .fonts FOLDER [--more FOLDER]        # folders with .ttf and .otf files
 
 A face is admitted when it has all 95 printable ASCII glyphs, when its 94 visible glyphs differ from each other at 32 px, and
-when its name is not that of a script, blackletter, symbol, small-capitals or outline face. DejaVu and a tenth of the other
-families, chosen by checksum, are held out (`is_held_out`). Held-out families that look like a training family are moved to
-training (`separate_twins`); training families that look like DejaVu are dropped. Faces are reduced to ASCII without hinting
-and written with `fonts.json` into the first folder.
+when its name is not that of a blackletter, symbol, small-capitals or outline face. DejaVu and a tenth of the other families,
+chosen by checksum, are held out (`is_held_out`). Held-out families that look like a training family are moved to training
+(`separate_twins`); training families that look like DejaVu are dropped.
+
+The fonts of `--more` and the scripts, typewriter and comic faces (`STYLED`) are for training only. They come after the split, so
+the held-out families are the same with and without them; those that look like a held-out family are dropped.
+
+Faces are reduced to ASCII without hinting and written with `fonts.json` into the first folder.
 """
 
+import argparse
 import json
 import logging
 import re
-import sys
 import zlib
+from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -29,9 +35,12 @@ SHAPES = "".join(c for c in map(chr, range(48, 123)) if c.isalnum() and c not in
 TWIN = 0.97  # cosine of two faces' glyph pictures above which they count as one design
 PER_FAMILY = 4  # at most so many faces of one family
 EXCLUDED = re.compile(
-    r"noto(?!(sans|serif|sansmono|sansdisplay|serifdisplay)$)|chorus|chancery|script|fraktur|symbol|dingb|emoji|icon|math|"
-    r"music|braille|humor|outline|hollow|shadow|initial|smallcap|caps|unslanted|lmromandunh|fib|funny|ocr|pixel|bitmap|hermetic|"
-    r"purisa|3270|ecolier|upright|d050000l|standardsymbols|lastresort|oldania|keyb|keyfont|monoisome|sc$|titling|decorative",
+    r"noto(?!(sans|serif|sansmono|sansdisplay|serifdisplay)$)|fraktur|symbol|dingb|emoji|icon|math|music|braille|outline|hollow|"
+    r"shadow|initial|smallcap|caps|pixel|bitmap|d050000l|standardsymbols|lastresort|keyb|keyfont|sc$|titling|decorative",
+    re.I,
+)
+STYLED = re.compile(
+    r"chorus|chancery|script|humor|unslanted|lmromandunh|fib|funny|ocr|hermetic|purisa|3270|ecolier|upright|oldania|monoisome",
     re.I,
 )
 DEJAVU = ("dejavu", "bitstreamvera", "hack", "waree", "arev", "veranda")
@@ -128,11 +137,10 @@ def cut_to_ascii(font: TTFont, target: Path) -> None:
     font.save(target)
 
 
-def collect(folders: list[Path], out: Path) -> dict:
-    """Admit, split and write the faces found in `folders`; returns {"train" or "held_out": {family: [file names]}}."""
-    out.mkdir(parents=True, exist_ok=True)
-    split: dict = {"train": {}, "held_out": {}}
-    seen = set()
+def admitted(folders: list[Path], out: Path, seen: set[str]) -> Iterator[tuple[str, str]]:
+    """Write the faces found in `folders` that are admitted into `out`; yields (family, file name), at most `PER_FAMILY` of a
+    family. `seen` has the lower-case names of faces that were admitted before, and is added to."""
+    counts: Counter = Counter()
     for path in sorted(p for folder in folders for p in folder.rglob("*") if p.suffix.lower() in (".ttf", ".otf")):
         try:
             font = TTFont(path, lazy=True)
@@ -142,29 +150,57 @@ def collect(folders: list[Path], out: Path) -> dict:
             continue  # a broken or bitmap-only file
         if not has_all or EXCLUDED.search(family) or EXCLUDED.search(path.stem) or path.stem.lower() in seen:
             continue
-        members = split["held_out" if is_held_out(family) else "train"].setdefault(family, [])
-        if len(members) >= PER_FAMILY or "fvar" in font:
+        if counts[family] >= PER_FAMILY or "fvar" in font:
             continue
         target = out / f"{family}-{path.stem}{path.suffix.lower()}"
         try:
             cut_to_ascii(font, target)
-            admitted = glyphs_distinct(target)
+            distinct = glyphs_distinct(target)
         except Exception:
-            admitted = False
-        if admitted:
+            distinct = False
+        if distinct:
             seen.add(path.stem.lower())
-            members.append(target.name)
+            counts[family] += 1
+            yield family, target.name
         else:
             target.unlink(missing_ok=True)
-    split = {part: {family: faces for family, faces in families.items() if faces} for part, families in split.items()}
+
+
+def add_for_training(split: dict, extra: dict[str, list[str]], out: Path) -> None:
+    """Add the families `extra` to those for training, in place, except faces that look like a held-out family."""
+    held_out = np.concatenate([np.stack([signature(out / face) for face in faces]) for faces in split["held_out"].values()])
+    for family, faces in extra.items():
+        unlike = [face for face in faces if (held_out @ signature(out / face)).max() < TWIN]
+        if unlike:
+            split["train"].setdefault(family, []).extend(unlike)
+
+
+def collect(folders: list[Path], more: list[Path], out: Path) -> dict:
+    """Admit, split and write the faces found in `folders`, and those in `more` for training only; returns {"train" or
+    "held_out": {family: [file names]}}."""
+    out.mkdir(parents=True, exist_ok=True)
+    split: dict = {"train": {}, "held_out": {}}
+    extra: dict = {}
+    seen: set[str] = set()
+    for family, name in admitted(folders, out, seen):
+        styled = STYLED.search(family) or STYLED.search(name)
+        part = extra if styled else split["held_out" if is_held_out(family) else "train"]
+        part.setdefault(family, []).append(name)
     separate_twins(split, out)
+    for family, name in admitted(more, out, seen):
+        if family not in split["held_out"]:
+            extra.setdefault(family, []).append(name)
+    add_for_training(split, extra, out)
     split = {part: dict(sorted(families.items())) for part, families in split.items()}
     (out / "fonts.json").write_text(json.dumps(split, indent=1))
     return split
 
 
 if __name__ == "__main__":
-    given = [Path(p) for p in sys.argv[2:]] or [Path("/usr/share/fonts"), Path("/usr/share/texmf/fonts")]
-    result = collect(given, Path(sys.argv[1]))
-    for part, families in result.items():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("out", type=Path, help="the folder for the faces and fonts.json")
+    parser.add_argument("folders", nargs="+", type=Path, help="folders with fonts to train on and to hold out")
+    parser.add_argument("--more", action="append", default=[], type=Path, help="a folder with fonts for training only")
+    options = parser.parse_args()
+    for part, families in collect(options.folders, options.more, options.out).items():
         print(part, len(families), "families,", sum(map(len, families.values())), "faces")

@@ -1,14 +1,16 @@
-"""Train the embedded reader from scratch: a Qwen2.5-VL of 7.9 M parameters that reads on-screen text in streams.
+"""Train the embedded reader from scratch: a Qwen2.5-VL of 11 M parameters that reads on-screen text in streams.
 
-    .venv/bin/python data/train_reader.py .fonts data/reader --seconds 1750        # one GPU; data/README.md says how it was run
+    .venv/bin/python data/train_reader.py .fonts data/reader --seconds 1500        # all GPUs of this machine
+    .venv/bin/python data/train_reader.py .fonts data/reader --seconds 1500 --resume        # goes on after an interruption
+    .venv/bin/python data/train_reader.py --smoke /tmp/smoke        # every part once on a CPU, about a minute, no fonts needed
 
-Worker processes draw scenes, encode them as H.264, decode and resize them. The trainer keeps the clips in a ring buffer on the
-GPU and composes streams of 1 to 16 chunks from them, with exactly the turns and positions that `kvlib` uses. Several questions
-branch off each stream and are answered in parallel: a branch attends to the stream up to a random chunk, and to itself.
+Worker processes draw scenes, encode them as H.264, decode and resize them. The trainer keeps the clips in ring buffers on the
+GPU and composes streams of up to 36 temporal grids from them, with exactly the turns and positions that `kvlib` uses. Several
+questions branch off each stream and are answered in parallel: a branch attends to the stream up to a random chunk, and to itself.
 
 Two more linear heads learn from every visual token which characters it shows and where in the text they stand, which the
 renderer knows. They are not part of the checkpoint. Without them the model had not begun to read after 2.4 million clips.
-The parts are in `data/training/`.
+`data/README.md` explains it all, the parts are in `data/training/`.
 """
 
 import argparse
@@ -16,15 +18,28 @@ import sys
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-from training.loop import train  # noqa: E402
+from training.loop import Settings, train  # noqa: E402
+from training.model.checkpoint import SIZES  # noqa: E402
+from training.settings import font_families  # noqa: E402
+from training.smoke import smoke  # noqa: E402
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("fonts", type=Path, help="the folder that collect_fonts.py wrote")
-    parser.add_argument("out", type=Path, help="the folder for the checkpoint")
-    parser.add_argument("--seconds", type=float, default=1750)
-    parser.add_argument("--clips", type=int, default=1024, help="chunks in a batch")
-    parser.add_argument("--workers", type=int, default=14, help="rendering processes")
-    parser.add_argument("--capacity", type=int, default=250_000, help="clips kept on the GPU at the default resolution")
-    parser.add_argument("--initial", type=Path, help="continue from this checkpoint")
-    train(**vars(parser.parse_args()))
+    parser.add_argument("fonts", nargs="?", type=Path, help="the folder that collect_fonts.py wrote; not with --smoke")
+    parser.add_argument("out", type=Path, help="the folder for the checkpoint and log.jsonl")
+    parser.add_argument("--seconds", type=float, default=1500, help="of training in all, those before a --resume too")
+    parser.add_argument("--size", choices=SIZES, default="11M")
+    parser.add_argument("--clips", type=int, default=1024, help="different clips in a batch, of each GPU")
+    parser.add_argument("--workers", type=int, default=14, help="rendering processes, of each GPU")
+    parser.add_argument("--capacity", type=int, default=150_000, help="clips kept on each GPU")
+    parser.add_argument("--resume", action="store_true", help="go on from the checkpoint in `out`")
+    parser.add_argument(
+        "--smoke", action="store_true", help="a small model for a minute on the CPU, to see that all parts work"
+    )
+    given = vars(parser.parse_args())
+    if given.pop("smoke"):
+        smoke(given["out"])
+    elif given["fonts"] is None:
+        parser.error("fonts is missing: give the folder that collect_fonts.py wrote, or --smoke")
+    else:
+        train(Settings(**given | {"fonts": font_families(given["fonts"])}))

@@ -1,181 +1,205 @@
 """The training loop: processes and threads that prepare batches, the optimiser's steps, the log and the checkpoints."""
 
-import json
-import multiprocessing
-import os
 import random
 import sys
-import threading
+import tempfile
 import time
 from pathlib import Path
 
-import numpy as np
 import torch
+import torch.distributed as dist
 import torch.nn.functional as F
 from torch import nn
 
-from training.batches import Uploader, compose
-from training.checkpoint import build_model, build_tokenizer, continue_from, save_checkpoint
-from training.checks import check_forward, monitor
-from training.rendering import render_worker
-from training.rings import Pool
-from training.schedule import RAMP, READS, glyph_weight, learning_rate
-from training.sizes import GRIDS
-from training.streams import Packer, draw_batch
-from training.trainer import Trainer
+from training.feed import Feed
+from training.history import History
+from training.model.checkpoint import build_model, build_tokenizer, load_weights, save_checkpoint
+from training.model.checks import check_forward, monitor
+from training.model.trainer import Trainer
+from training.settings import DEFAULT, Settings
+from training.streams.batches import draw_batch
+from training.streams.packer import Packer
+from training.streams.schedule import RAMP, READS, glyph_weight, learning_rate
 
 FORWARD_TOLERANCE = 2e-3  # of logits, fp32, against transformers' own forward
-QUEUED = 3  # batches that wait on the device
-MONITOR_S, SAVE_S = 30, 180  # seconds between two monitorings, two checkpoints
+PEAK = 1.2e-3  # learning rate
+ADDRESS = "tcp://127.0.0.1:29511"  # where the ranks of one machine meet
 
 
-class Log:
-    """Appends JSON lines to a file and prints them."""
+def train(settings: Settings) -> None:
+    """Train on all GPUs of this machine, one process each, or on the CPU when there is none. Appends to `log.jsonl`.
 
-    def __init__(self, path: Path):
-        self.file = open(path, "a", buffering=1)
-
-    def __call__(self, **values) -> None:
-        self.file.write(json.dumps(values) + "\n")
-        print(json.dumps(values), flush=True)
-
-
-def train(fonts: Path, out: Path, seconds: float, clips: int, workers: int, capacity: int, initial: Path | None) -> None:
-    """Train for `seconds`, logging a JSON line every 100 steps to `out/log.jsonl`, and save a checkpoint every 3 minutes.
-
-    Raises RuntimeError when the forward for training differs from transformers' own.
+    Raises FileExistsError when `out` has a log and `resume` is False, FileNotFoundError when it has none and `resume` is True,
+    and RuntimeError when the forward for training differs from transformers' own.
     """
+    settings.out.mkdir(parents=True, exist_ok=True)
+    log = settings.out / "log.jsonl"
+    if log.exists() and not settings.resume:
+        raise FileExistsError(f"{log} is the log of another run: give --resume to go on with it, or another folder")
+    if settings.resume and not log.exists():
+        raise FileNotFoundError(f"there is no {log} to go on from: leave out --resume")
+    ranks = max(1, torch.cuda.device_count())
+    if ranks == 1:
+        run(0, 1, settings)
+    else:
+        torch.multiprocessing.spawn(run, (ranks, settings), ranks)
+
+
+def run(rank: int, ranks: int, settings: Settings) -> None:
+    """One GPU's part of `train`. The ranks draw different clips and average their gradients."""
     started = time.time()
     sys.setswitchinterval(5e-4)  # the trainer's thread shares the interpreter with two that prepare data
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    families = training_faces(fonts)
-    blocks = Path("/dev/shm") / f"reader-{os.getpid()}"
-    blocks.mkdir()
-    context = multiprocessing.get_context("spawn")
-    base = random.SystemRandom().randrange(10**6) if initial else 0  # a continuation draws new clips
-    for number in range(workers):
-        context.Process(target=render_worker, args=(base + number, blocks, families), daemon=True).start()
-    trainer, packer, difference = make_trainer(initial, device)
-    model, tokenizer = trainer.model, packer.tokenizer
-    out.mkdir(parents=True, exist_ok=True)
-    say = Log(out / "log.jsonl")
-    say(
-        parameters=sum(p.numel() for p in model.parameters()),
+    device = torch.device("cuda", rank) if torch.cuda.is_available() else torch.device("cpu")
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+    if ranks > 1:
+        dist.init_process_group("nccl", init_method=ADDRESS, rank=rank, world_size=ranks, device_id=device)
+    history = History(settings.out / "log.jsonl", writes=rank == 0)
+    trainer, packer, difference = make_trainer(settings, device)
+    history.say(
+        size=settings.size,
+        parameters=sum(p.numel() for p in trainer.model.parameters()),
         forward_difference=difference,
         device=torch.cuda.get_device_name() if device.type == "cuda" else "cpu",
-        seconds=seconds,
-        clips=clips,
-        families=len(families),
+        gpus=ranks if device.type == "cuda" else 0,
+        seconds=settings.seconds,
+        clips=settings.clips,
+        families=len(settings.fonts["train"]),
         torch=torch.__version__,
     )
     if device.type == "cuda":
         trainer.compile()
         torch.set_float32_matmul_precision("high")
-    news, batches = context.Queue(), context.Queue(maxsize=4)
-    began, reads = context.Value("d", 0.0), context.Value("b", bool(initial))
-    shared = (capacity, clips, seconds, began, reads, news, batches)
-    context.Process(target=compose, args=shared, daemon=True).start()
-    pool, upload = Pool(blocks, capacity, device, news), Uploader(device)
-    optimizer = torch.optim.AdamW(trainer.parameters(), 1e-3, betas=(0.9, 0.98), weight_decay=0.02, fused=device.type == "cuda")
-    while pool.train[GRIDS[0]].size < min(3000, capacity // 2):
-        time.sleep(0.2)
-    if device.type == "cuda":
-        for chunks in (1, 4):  # compile before the clock starts
-            warm_up(trainer, packer, pool, upload, chunks, clips)
-            say(warm=round(time.time() - started, 1), rendered=pool.train[GRIDS[0]].added)
-    began.value = time.time()
-    step, chunks_seen, answers, saved, watched, queue = 0, 0, 0, time.time(), time.time(), []
-    peak = 1e-3 if initial else 1.2e-3
-    threading.Thread(target=fill_queue, args=(queue, batches, upload), daemon=True).start()
-    model.train()
-    while (share := (time.time() - began.value) / seconds) < 1:
-        while not queue:
-            time.sleep(0.001)
-        what, batch = queue.pop(0)
-        ring = pool.train[what["grid"]]
-        answer_loss, glyph_loss = update(trainer, optimizer, ring, what, batch, learning_rate(step, share, peak), share)
-        step, chunks_seen, answers = step + 1, chunks_seen + len(batch["picks"]), answers + len(batch["kinds"])
-        if step % 100 == 0 or step == 1:
-            seconds_so_far = round(time.time() - began.value)
-            progress = dict(s=seconds_so_far, step=step, chunks=chunks_seen, answers=answers, rendered=pool.rendered())
-            parts = dict(loss=round(answer_loss.item(), 4), glyphs=round(glyph_loss.item(), 3))
-            say(**progress, stream=what["chunks"], **parts, queue=len(queue))
-        if time.time() - watched > MONITOR_S:
-            watched, seen = time.time(), monitor(trainer, packer, pool, min(1024, clips))
-            reads.value = reads.value or (share > RAMP and seen.get(1, {}).get("now", 0) >= READS)
-            say(s=round(time.time() - began.value), held_out_text=seen)
-        if time.time() - saved > SAVE_S:
+    with tempfile.TemporaryDirectory(dir="/dev/shm" if device.type == "cuda" else None) as blocks:
+        feed = Feed(rank, ranks, settings, history.runs, Path(blocks), device)
+        feed.reads.value = history.reads
+        try:
+            feed.wait_for(min(settings.first, settings.capacity // 3))
+            if device.type == "cuda":
+                for chunks in (1, 4):  # compile before the clock starts
+                    warm_up(trainer, packer, feed, chunks, settings.clips)
+                    history.say(warm=round(time.time() - started, 1), rendered=feed.pool.rendered())
+            steps(trainer, packer, feed, settings, history)
+        finally:
+            feed.stop()
+    if ranks > 1:
+        dist.destroy_process_group()
+
+
+def steps(trainer: Trainer, packer: Packer, feed: Feed, settings: Settings, history: History) -> None:
+    """Train until the time is over, and save a checkpoint every `settings.every` seconds."""
+    optimizer = make_optimizer(trainer)
+    began = saved = told_at = time.time()
+    step = seen = answers = 0
+    share, told = history.seconds / settings.seconds, None
+
+    def save(clips: int, **values) -> None:
+        found = monitor(trainer, packer, feed.pool, clips) if history.file else {}
+        reads = share > RAMP and found.get("one chunk", {}).get("now", 0) >= READS
+        feed.reads.value = feed.reads.value or reads
+        if history.file:
+            save_checkpoint(trainer.model, packer.tokenizer, settings.out)
+        progress = dict(
+            s=round(share * settings.seconds), step=step, chunks=seen, answers=answers, rendered=feed.pool.rendered()
+        )
+        history.say(**progress, reads=bool(feed.reads.value), monitor=found, saved=True, **values)
+
+    trainer.model.train()
+    while share < 1:
+        feed.share.value = share
+        what, batch = feed.batch()
+        now = (history.seconds + time.time() - began) / settings.seconds
+        ring = feed.pool.train[what["grid"]]
+        rate = learning_rate(step, settings.warm_up, share, PEAK)
+        losses, latest = update(trainer, optimizer, ring, what, batch, (now, feed.reads.value), rate, share)
+        if told is not None:  # of the step before, so that the device never waits for the host
+            share, reads = told.tolist()
+            feed.reads.value = reads > 0
+        told, step, seen, answers = latest, step + 1, seen + len(batch["clips"]), answers + len(batch["kinds"])
+        if time.time() - told_at > settings.every / 10:
+            told_at = time.time()
+            answer, glyphs = (round(loss.item(), 4) for loss in losses)
+            planned = {name: what[name] for name in ("chunks", "per_chunk")}
+            history.say(s=round(share * settings.seconds), step=step, clips=seen, answer=answer, glyphs=glyphs, **planned,
+                        waiting=len(feed.waiting), rendered=feed.pool.rendered())  # fmt: skip
+        if time.time() - saved > settings.every:
             saved = time.time()
-            save_checkpoint(model, tokenizer, out)
-    final = monitor(trainer, packer, pool, min(2048, 2 * clips))
-    progress = dict(step=step, chunks=chunks_seen, answers=answers, rendered=pool.rendered())
-    say(s=round(time.time() - began.value), **progress, final=final)
-    if device.type == "cuda":
-        say(peak_gib=round(torch.cuda.max_memory_allocated() / 2**30, 1))
-    save_checkpoint(model, tokenizer, out)
-    say(done=True)
+            save(min(1024, settings.clips))
+    peak = torch.cuda.max_memory_allocated() / 2**30 if trainer.device.type == "cuda" else 0
+    save(min(2048, 2 * settings.clips), peak_gib=round(peak, 1), done=True)
 
 
-def training_faces(fonts: Path) -> list[list[str]]:
-    """The font files of every training family in the folder that `collect_fonts.py` wrote."""
-    families = json.loads((fonts / "fonts.json").read_text())["train"]
-    return [[str(fonts / face) for face in faces] for faces in families.values()]
-
-
-def make_trainer(initial: Path | None, device: torch.device) -> tuple[Trainer, Packer, float]:
-    """The trainer, from random weights or from the checkpoint `initial`, the packer, and the difference of `check_forward`.
+def make_trainer(settings: Settings, device: torch.device) -> tuple[Trainer, Packer, float]:
+    """The trainer, from random weights or from the checkpoint in `out`, the packer, and the difference of `check_forward`.
 
     Raises RuntimeError when that difference is above `FORWARD_TOLERANCE`.
     """
     tokenizer = build_tokenizer()
-    packer, model = Packer(tokenizer), build_model(tokenizer)
-    if initial:
-        continue_from(model, initial)
+    packer, model = Packer(tokenizer), build_model(tokenizer, settings.size)
+    if settings.resume:
+        load_weights(model, settings.out)
     trainer = Trainer(model, device)
     torch.backends.cuda.matmul.allow_tf32 = False
     difference = check_forward(trainer, packer)
     if difference >= FORWARD_TOLERANCE:
         raise RuntimeError(
-            f"the forward for training differs from transformers' by {difference} in a logit: compare training/blocks.py "
+            f"the forward for training differs from transformers' by {difference} in a logit: compare training/model/blocks.py "
             "with the model code of the installed transformers"
         )
     return trainer, packer, difference
 
 
-def losses(trainer: Trainer, ring, what: dict, batch: dict) -> tuple[torch.Tensor, torch.Tensor]:
+def make_optimizer(trainer: Trainer):
+    return torch.optim.AdamW(
+        trainer.parameters(), PEAK, betas=(0.9, 0.98), weight_decay=0.02, fused=trainer.device.type == "cuda"
+    )
+
+
+def losses_of(trainer: Trainer, ring, what: dict, batch: dict) -> tuple[torch.Tensor, torch.Tensor]:
     """Cross-entropy of the answers (0 when there are none) and `Trainer.glyph_loss`, of a batch of clips from `ring`."""
-    with torch.autocast(trainer.device.type, torch.bfloat16):
-        features, glyph_loss = trainer.learn_glyphs(ring.clips[batch["picks"]], what["grid"], ring.glyphs[batch["picks"]])
+    clips = batch["clips"]
+    with trainer.half():
+        patches, features, glyph_loss = trainer.learn_glyphs(
+            ring.clips[clips], batch["shots"], what["grid"], ring.glyphs[clips]
+        )
         if not what["questions"]:
             return torch.zeros((), device=trainer.device), glyph_loss
-        logits = trainer.answer(features, batch)
+        logits = trainer.answer(features, batch, trainer.left_out(patches, what, batch))
     return F.cross_entropy(logits.float(), batch["target"]), glyph_loss
 
 
-def update(trainer: Trainer, optimizer, ring, what: dict, batch: dict, rate: float, share: float):
-    """One step of the optimiser at learning rate `rate`; returns both `losses`."""
+def update(trainer: Trainer, optimizer, ring, what: dict, batch: dict, told: tuple, rate: float, share: float):
+    """One step of the optimiser at learning rate `rate`; returns both losses of this rank, and `told`, some numbers, averaged over all ranks, as a tensor
+    on the device."""
     for group in optimizer.param_groups:
         group["lr"] = rate
-    answer_loss, glyph_loss = losses(trainer, ring, what, batch)
+    losses = losses_of(trainer, ring, what, batch)
     optimizer.zero_grad(set_to_none=True)
-    (answer_loss + glyph_weight(share) * glyph_loss).backward()
+    (losses[0] + glyph_weight(share) * losses[1]).backward()
+    told = average(list(trainer.parameters()), told, trainer.device)
     nn.utils.clip_grad_norm_(trainer.parameters(), 1.0)
     optimizer.step()
-    return answer_loss, glyph_loss
+    return losses, told
 
 
-def warm_up(trainer: Trainer, packer: Packer, pool: Pool, upload: Uploader, chunks: int, clips: int) -> None:
+def average(parameters: list[nn.Parameter], told: tuple, device) -> torch.Tensor:
+    """Average the gradients of `parameters` and the numbers `told` over all ranks; returns the numbers, fp32."""
+    told = torch.tensor(told, dtype=torch.float32, device=device)
+    if not dist.is_initialized():
+        return told
+    gradients = [torch.zeros_like(p) if p.grad is None else p.grad for p in parameters]  # the ranks' batches may differ in kind
+    flat = torch.cat([told, *(gradient.flatten() for gradient in gradients)])
+    dist.all_reduce(flat, dist.ReduceOp.AVG)
+    told, *parts = flat.split([len(told), *(p.numel() for p in parameters)])
+    for parameter, part in zip(parameters, parts, strict=True):
+        parameter.grad = part.view_as(parameter)
+    return told
+
+
+def warm_up(trainer: Trainer, packer: Packer, feed: Feed, chunks: int, clips: int) -> None:
     """One forward and backward of streams of `chunks` chunks, which compiles their kernels."""
-    shape = dict(grid=GRIDS[0], chunks=chunks, per_chunk=1, count=clips // chunks, questions=2 if chunks > 1 else 1)
-    batch, picks = draw_batch(packer, pool.train[GRIDS[0]], rng=random.Random(0), **shape)
-    sum(losses(trainer, pool.train[GRIDS[0]], shape, upload(batch | {"picks": picks}))).backward()
-
-
-def fill_queue(queue: list, batches, upload: Uploader) -> None:
-    """Upload batches from the queue of the composing process into the list `queue`, until the process ends."""
-    while True:
-        what, arrays = batches.get()
-        batch = upload({k: torch.from_numpy(v) if isinstance(v, np.ndarray) else v for k, v in arrays.items()})
-        while len(queue) > QUEUED:
-            time.sleep(0.002)
-        queue.append((what, batch))
+    what = dict(grid=DEFAULT, chunks=chunks, per_chunk=chunks, count=clips // chunks**2, questions=2 if chunks > 1 else 1)
+    what |= dict(threshold=0.03 if chunks > 1 else 0.0)
+    ring = feed.pool.train[DEFAULT]
+    batch = feed.upload(draw_batch(packer, ring, random.Random(0), **what))
+    sum(losses_of(trainer, ring, what, batch)).backward()

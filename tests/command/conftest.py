@@ -13,7 +13,7 @@ def kvlib():
     """Calls it: `kvlib("workbook", "-p", ...)` -> exit status, and all output on one line without frames around messages."""
 
     def call(*arguments: str) -> tuple[int, str]:
-        result = CliRunner().invoke(app, list(arguments))
+        result = CliRunner(env={"COLUMNS": "400"}).invoke(app, list(arguments))  # no path is broken over two lines
         if result.exception is not None and not isinstance(result.exception, SystemExit):
             raise result.exception
         return result.exit_code, " ".join(re.sub("[│╭╮╰╯─]", " ", result.output).split())

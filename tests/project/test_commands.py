@@ -47,7 +47,7 @@ def test_hints_name_the_command_as_it_was_typed(tmp_path, monkeypatch):
         ("kvlib", f"{script.parent}:/usr/bin:/bin"),
     ):
         run = ["/bin/sh", "-c", f"{typed} figures --absent"]
-        environment = {"PATH": path, "PYTHONPATH": str(ROOT)}
+        environment = {"PATH": path, "PYTHONPATH": str(ROOT), "COLUMNS": "400"}  # no path is broken over two lines
         done = subprocess.run(run, cwd=tmp_path, env=environment, capture_output=True, text=True)
         shown = " ".join(done.stderr.split())
         assert f"Usage: {typed} figures" in shown and f"Try '{typed} figures --help'" in shown

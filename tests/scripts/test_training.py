@@ -1,58 +1,89 @@
-"""The parts of the reader's training: the forward, the batches, the clips and the schedule."""
+"""The parts of the reader's training: the forward, the batches, the clips, the schedule and the log."""
 
 import json
 import random
+import subprocess
 import sys
 
 import numpy as np
 import pytest
 import torch
 
+from kvlib import VideoStreamingInference
 from kvlib.lab.report import paths
-from kvlib.lab.study.synthetic import dejavu_fonts
+from kvlib.model import Processor
+from kvlib.ops.pixels import changed_patches, patchify
 from kvlib.ops.positions import chunk_positions
 
 sys.path.insert(0, str(paths.ROOT / "data"))
 
-from training import checkpoint, checks, loop, rendering, rings, schedule, streams  # noqa: E402
-from training.blocks import branch_mask  # noqa: E402
-from training.trainer import Trainer  # noqa: E402
+from training import loop  # noqa: E402
+from training.history import History  # noqa: E402
+from training.model import checkpoint, checks  # noqa: E402
+from training.model.blocks import branch_mask  # noqa: E402
+from training.model.trainer import Trainer  # noqa: E402
+from training.settings import GRIDS, IN_VIEW, Settings, font_families  # noqa: E402
+from training.streams import batches, schedule  # noqa: E402
+from training.streams import packer as packing
 
-GRID = (4, 8)  # the smallest
+GRID = (4, 8)  # of the clips of `block`
 
 
 @pytest.fixture(scope="module")
 def packer():
-    return streams.Packer(checkpoint.build_tokenizer())
+    return packing.Packer(checkpoint.build_tokenizer())
 
 
 @pytest.fixture(scope="module")
 def trainer(packer):
-    return Trainer(checkpoint.build_model(packer.tokenizer), torch.device("cpu"))
-
-
-@pytest.fixture(scope="module")
-def block():
-    """48 clips and their texts, colours and centres, as a rendering worker writes them."""
-    clips, scenes, centres = rendering.make_clips(0, [[path] for path in dejavu_fonts()], "train", GRID, 48, 8)
-    return clips, [(scene.text, -1, at.tolist()) for scene, at in zip(scenes, centres, strict=True)]
+    return Trainer(checkpoint.build_model(packer.tokenizer, "tiny"), torch.device("cpu"))
 
 
 @torch.no_grad()
-def test_the_forward_for_training_is_that_of_transformers(trainer, packer):
+@pytest.mark.parametrize("size", checkpoint.SIZES)
+def test_the_forward_for_training_is_that_of_transformers(packer, size):
+    trainer = Trainer(checkpoint.build_model(packer.tokenizer, size), torch.device("cpu"))
     assert checks.check_forward(trainer, packer) < 1e-4
 
 
-def test_a_wrong_forward_stops_the_training(monkeypatch):
+def test_a_wrong_forward_stops_the_training(monkeypatch, tmp_path):
     monkeypatch.setattr(loop, "check_forward", lambda trainer, packer: 0.01)
     with pytest.raises(RuntimeError, match="differs from transformers' by 0.01"):
-        loop.make_trainer(None, torch.device("cpu"))
+        loop.make_trainer(Settings({}, tmp_path, 1, "tiny"), torch.device("cpu"))
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("threshold", [0.0, 0.03])
+def test_logits_for_training_are_those_of_the_engine(trainer, packer, ring, threshold):
+    """Two streams of three chunks of four grids, with and without dropped tokens: the engine leaves them out, the trainer masks
+    them."""
+    picks = batches.draw_picks(random.Random(1), ring, ring.usable(), 3, 4, 2)
+    clips, order = np.unique(picks, return_inverse=True)
+    asked = [(0, "title", "What is the title of this video?", "A"), (2, "now", "Read the text on screen.", "Bc")]
+    packed = packer.batch([dict(prefix=packer.prefix(GRID, 3, 4, 2), branches=asked)] * 2)
+    batch = packed | {"order": torch.from_numpy(order.reshape(picks.shape))}
+    what, shown = dict(grid=GRID, per_chunk=4, threshold=threshold), ring.clips[torch.from_numpy(clips)]
+    ours, settings = trainer(shown, what, batch), checkpoint.image_processor()
+    left_out = trainer.left_out(trainer.patches(shown), what, batch)
+    for row, grids in enumerate(batch["order"]):
+        engine = VideoStreamingInference(trainer.model, Processor(packer.tokenizer, settings), "cpu", drop_static=threshold)
+        chunks = shown[grids].flatten(0, 1).permute(0, 2, 3, 1).unflatten(0, (3, 8))
+        for index, chunk in enumerate(chunks):
+            engine.append_video_chunk(chunk.numpy(), fps=2.0)
+            if threshold:
+                kept = changed_patches(*patchify(chunk, settings, "cpu"), settings, threshold)
+                assert (~kept).sum() > 0 and torch.equal(left_out[row].view(3, -1)[index], ~kept.flatten())
+            for number, (at, _, question, _) in enumerate(asked):
+                if at == index:
+                    first = (batch["owner"] == 2 * row + number).nonzero()[0, 0]
+                    expected = engine.question_logits(question)[0, : ours.shape[1]]
+                    torch.testing.assert_close(ours[first], expected, rtol=1e-3, atol=1e-4)
 
 
 def test_a_stream_for_training_has_the_positions_of_the_engine(packer):
     ids, positions, ends = packer.prefix(GRID, 3, 2, 2)
-    before = [len(packer.tokens(streams.SYSTEM + streams.BEFORE)), *[len(packer.tokens(streams.BEFORE))] * 2]
-    after, start, expected = len(packer.tokens(streams.AFTER)), 0, []
+    before = [len(packer.tokens(packing.SYSTEM + packing.BEFORE)), *[len(packer.tokens(packing.BEFORE))] * 2]
+    after, start, expected = len(packer.tokens(packing.AFTER)), 0, []
     for text in before:
         chunk, start = chunk_positions(text, (2, *GRID), after, start, 2)
         expected.append(chunk)
@@ -77,40 +108,17 @@ def test_an_answer_is_predicted_from_the_token_before_it(packer):
     assert batch["kinds"] == ["now", "title"] and batch["branched"]
 
 
-def test_clips_show_their_texts_where_their_centres_say(block):
-    clips, meta = block
-    assert clips.shape == (48, 2, 3, 28 * GRID[0], 28 * GRID[1]) and clips.dtype == np.uint8
-    for text, _, centres in meta:
-        assert len(centres) == len(text)
-        drawn = np.array([at for at, c in zip(centres, text, strict=True) if c not in " \n"])
-        assert not len(drawn) or (drawn.min() > 0 and drawn.max() < 1)
-    assert any(not text for text, *_ in meta), "some scenes are blank"
-
-
-def test_a_full_ring_keeps_the_newest_clips_and_spares_those_that_are_next(block):
-    clips, meta = block
-    ring = rings.Ring(GRID, 100, "cpu")
-    assert len(ring.usable()) == 0
-    for number in range(3):
-        ring.add(np.full_like(clips, number), [(f"{number}", -1, [[0.5, 0.25]])] * 48)
-    assert [ring.texts[0], ring.texts[47], ring.texts[48], ring.texts[95]] == ["2", "2", "1", "1"], (
-        "the third replaces the first"
-    )
-    assert ring.clips[0].eq(2).all() and ring.clips[48].eq(1).all()
-    assert ring.glyphs[0, 0].tolist() == [0.0, -0.5, ord("2") - 32]
-    assert set(range(48, 54)).isdisjoint(ring.usable()), "the next block is written from 48 on"
-
-
-def test_one_update_lowers_the_loss_and_is_reproducible(packer, block):
+@pytest.mark.parametrize("per_chunk", [1, 2])
+def test_one_update_lowers_the_loss_and_is_reproducible(packer, ring, per_chunk):
     def updated() -> tuple[list[float], torch.Tensor]:
-        trainer = Trainer(checkpoint.build_model(packer.tokenizer), torch.device("cpu"))
-        ring = rings.Ring(GRID, 96, "cpu")
-        ring.add(*block)
-        what = dict(grid=GRID, chunks=2, per_chunk=1, count=2, questions=2)
-        batch, picks = streams.draw_batch(packer, ring, rng=random.Random(0), **what)
-        optimizer = torch.optim.AdamW(trainer.parameters(), 1e-3)
-        found = [loop.update(trainer, optimizer, ring, what, batch | {"picks": picks}, 1e-3, 0.5) for _ in range(4)]
-        return [answer.item() for answer, _ in found], torch.cat([p.detach().flatten() for p in trainer.parameters()])
+        torch.manual_seed(0)
+        trainer = Trainer(checkpoint.build_model(packer.tokenizer, "tiny"), torch.device("cpu"))
+        what = dict(grid=GRID, chunks=2, per_chunk=per_chunk, count=2, questions=2, threshold=0.05 * (per_chunk - 1))
+        batch = batches.draw_batch(packer, ring, random.Random(0), **what)
+        optimizer = loop.make_optimizer(trainer)
+        found = [loop.update(trainer, optimizer, ring, what, batch, (0.5, 1), 1e-3, 0.5) for _ in range(4)]
+        assert found[-1][1].tolist() == [0.5, 1.0], "one rank alone is its own average"
+        return [answer.item() for (answer, _), _ in found], torch.cat([p.detach().flatten() for p in trainer.parameters()])
 
     losses, weights = updated()
     again, weights_again = updated()
@@ -119,37 +127,86 @@ def test_one_update_lowers_the_loss_and_is_reproducible(packer, block):
 
 
 def test_streams_are_drawn_once_the_reader_reads_and_late_in_any_case():
-    def chunks(share: float, reads: bool) -> set[int]:
-        return {schedule.plan(random.Random(seed), share, 64, reads)["chunks"] for seed in range(200)}
+    def plans(share: float, reads: bool) -> list[dict]:
+        return [schedule.plan(random.Random(seed), share, 64, reads, GRIDS) for seed in range(300)]
 
-    assert chunks(0.2, False) == {1}
-    assert max(chunks(0.2, True)) == max(chunks(0.31, False)) == 16
+    assert {plan["chunks"] for plan in plans(0.2, False)} == {1}
+    for drawn in (plans(0.2, True), plans(0.31, False)):
+        in_view = [plan["chunks"] * plan["per_chunk"] for plan in drawn]
+        assert max(in_view) == IN_VIEW and {plan["per_chunk"] for plan in drawn} == {1, 2, 3, 4, 8}
+        assert {plan["grid"] for plan in drawn} == set(GRIDS)
+        dropping = [plan.get("threshold", 0) for plan in drawn if plan["per_chunk"] > 1]
+        assert 0.2 < np.mean(np.array(dropping) == 0) < 0.4 and max(dropping) <= 0.1
 
 
-def test_the_learning_rate_rises_for_300_steps_and_falls_to_a_hundredth():
-    assert schedule.learning_rate(0, 0.0, 1.0) == pytest.approx(1 / 300)
-    assert schedule.learning_rate(299, 0.0, 1.0) == 1.0
-    assert schedule.learning_rate(300, 0.5, 1.0) == pytest.approx(0.505)
-    assert schedule.learning_rate(300, 1.0, 1.0) == schedule.learning_rate(300, 1.2, 1.0) == pytest.approx(0.01)
+def test_the_learning_rate_rises_and_falls_to_a_hundredth():
+    assert schedule.learning_rate(0, 300, 0.0, 1.0) == pytest.approx(1 / 300)
+    assert schedule.learning_rate(299, 300, 0.0, 1.0) == 1.0
+    assert schedule.learning_rate(300, 300, 0.5, 1.0) == pytest.approx(0.505)
+    assert schedule.learning_rate(9, 10, 1.0, 1.0) == schedule.learning_rate(10, 10, 1.2, 1.0) == pytest.approx(0.01)
+
+
+def test_a_run_goes_on_from_the_last_checkpoint_in_the_log(tmp_path):
+    path = tmp_path / "log.jsonl"
+    new = History(path, writes=True)
+    assert (new.runs, new.seconds, new.reads) == (0, 0, False)
+    for line in (dict(parameters=1), dict(s=5, reads=False, saved=True), dict(s=9, reads=True, saved=True), dict(s=12)):
+        new.say(**line)
+    again = History(path, writes=False)
+    assert (again.runs, again.seconds, again.reads) == (1, 9, True)
+    again.say(s=13)
+    assert len(path.read_text().splitlines()) == 4, "only the first rank writes"
+
+
+def test_a_run_overwrites_no_other_and_goes_on_from_nothing(tmp_path):
+    with pytest.raises(FileNotFoundError, match="leave out --resume"):
+        loop.train(Settings({}, tmp_path, 1, resume=True))
+    (tmp_path / "log.jsonl").write_text("{}\n")
+    with pytest.raises(FileExistsError, match="give --resume"):
+        loop.train(Settings({}, tmp_path, 1))
+
+
+def test_a_checkpoint_is_replaced_whole(tmp_path, packer, monkeypatch):
+    model = checkpoint.build_model(packer.tokenizer, "tiny")
+    checkpoint.save_checkpoint(model, packer.tokenizer, tmp_path)
+    before = (tmp_path / "model.safetensors").read_bytes()
+    with torch.no_grad():
+        model.lm_head.weight.add_(1)
+    monkeypatch.setattr(checkpoint, "image_processor", lambda: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        checkpoint.save_checkpoint(model, packer.tokenizer, tmp_path)
+    assert (tmp_path / "model.safetensors").read_bytes() == before
+    monkeypatch.undo()
+    checkpoint.save_checkpoint(model, packer.tokenizer, tmp_path)
+    assert not [path for path in tmp_path.iterdir() if path.name.startswith(".")]
+    other = checkpoint.build_model(packer.tokenizer, "tiny")
+    checkpoint.load_weights(other, tmp_path)
+    torch.testing.assert_close(other.lm_head.weight, model.lm_head.weight, rtol=1e-2, atol=1e-2)
 
 
 def test_the_training_fonts_are_those_of_the_training_split(tmp_path):
-    split = {"train": {"a": ["a-1.ttf", "a-2.ttf"], "b": ["b.ttf"]}, "held_out": {"c": ["c.ttf"]}}
-    (tmp_path / "fonts.json").write_text(json.dumps(split))
-    assert loop.training_faces(tmp_path) == [[f"{tmp_path}/a-1.ttf", f"{tmp_path}/a-2.ttf"], [f"{tmp_path}/b.ttf"]]
+    train = {f"family{number}": [f"{number}-1.ttf", f"{number}-2.ttf"] for number in range(100)}
+    (tmp_path / "fonts.json").write_text(json.dumps({"train": train, "held_out": {"c": ["c.ttf"]}}))
+    split = font_families(tmp_path)
+    assert sorted(split["train"] + split["monitor"]) == sorted(
+        [[f"{tmp_path}/{face}" for face in faces] for faces in train.values()]
+    )
+    assert 1 <= len(split["monitor"]) <= 12
 
 
-@torch.no_grad()
-def test_training_continues_from_a_shallower_vision_tower(tmp_path):
-    shallow, deep = (checkpoint.build_model(checkpoint.build_tokenizer()) for _ in range(2))
-    for parameter in shallow.parameters():
-        parameter.add_(0.01 * torch.randn_like(parameter))
-    shallow.model.visual.blocks = shallow.model.visual.blocks[:5]
-    shallow.config.vision_config.depth = 5
-    shallow.save_pretrained(tmp_path)
-    checkpoint.continue_from(deep, tmp_path)
-    patches, grid = torch.randn(200, 1176), torch.tensor([[1, 10, 20]])
-    towers = [model.model.visual(patches, grid_thw=grid).pooler_output for model in (shallow, deep)]
-    torch.testing.assert_close(towers[1], towers[0])
-    for name, tensor in shallow.model.language_model.state_dict().items():
-        assert torch.equal(deep.model.language_model.state_dict()[name], tensor), name
+def test_smoke_trains_goes_on_and_answers_through_the_engine(tmp_path):
+    """The whole script, with its processes, as a user runs it."""
+    command = [sys.executable, str(paths.ROOT / "data" / "train_reader.py"), "--smoke", str(tmp_path / "out")]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=420, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr[-3000:]
+    losses = json.loads(done.stdout.splitlines()[-1])["losses"]
+    assert np.mean(losses[-3:]) < 0.9 * losses[0]
+    log = [json.loads(line) for line in (tmp_path / "out" / "log.jsonl").read_text().splitlines()]
+    assert sum("parameters" in line for line in log) == 2 and log[-1]["done"] and log[-1]["s"] >= 24
+    assert (tmp_path / "out" / "model.safetensors").stat().st_size < 1e6
+
+
+def test_without_fonts_the_script_says_what_to_give(tmp_path):
+    command = [sys.executable, str(paths.ROOT / "data" / "train_reader.py"), str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 2 and "give the folder that collect_fonts.py wrote, or --smoke" in done.stderr

@@ -28,17 +28,26 @@ def compose(scene: Scene, width: int, height: int) -> tuple[np.ndarray, np.ndarr
     Returns uint8 RGB [height, width, 3] and float [len(scene.text), 2]: the centre (x, y) of every character in pixels, NaN for
     a newline. Raises ValueError for an unknown layout.
     """
-    rng = np.random.default_rng(scene.seed)
-    picture = _background(scene, rng, width, height)
-    image = Image.fromarray(picture.clip(0, 255).astype(np.uint8))
-    centres = _draw_text(image, scene, rng) if scene.text else np.empty((0, 2))
-    return np.asarray(image), centres
+    return compose_shot([scene], width, height)[0]
 
 
-def write_video(path, frames: Iterable[np.ndarray], fps: float, crf: int = 23) -> None:
+def compose_shot(scenes: Sequence[Scene], width: int, height: int) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Scenes that differ in nothing but their texts, each as `compose` does it; their background is drawn once."""
+    rng = np.random.default_rng(scenes[0].seed)
+    background = _background(scenes[0], rng, width, height).clip(0, 255).astype(np.uint8)
+    state, composed = rng.bit_generator.state, []
+    for scene in scenes:
+        image = Image.fromarray(background.copy())
+        rng.bit_generator.state = state
+        centres = _draw_text(image, scene, rng) if scene.text else np.empty((0, 2))
+        composed.append((np.asarray(image), centres))
+    return composed
+
+
+def write_video(path, frames: Iterable[np.ndarray], fps: float, crf: int = 23, preset: str = "veryfast") -> None:
     """Encode uint8 RGB frames [height, width, 3] (even sizes) as H.264 yuv420p in MP4, at `fps` frames per second.
 
-    path: a file name or a writable binary file. crf: x264's quality, 0 (best) to 51. Raises ValueError for no frames.
+    path: a file name or a writable binary file. crf: x264's quality, 0 (best) to 51. preset: x264's name for its speed. Raises ValueError for no frames.
     """
     import av
 
@@ -48,7 +57,7 @@ def write_video(path, frames: Iterable[np.ndarray], fps: float, crf: int = 23) -
             if stream is None:
                 stream = container.add_stream("libx264", rate=Fraction(fps).limit_denominator(1001))
                 stream.height, stream.width, stream.pix_fmt = frame.shape[0], frame.shape[1], "yuv420p"
-                stream.options = {"crf": str(crf), "preset": "veryfast"}
+                stream.options = {"crf": str(crf), "preset": preset}
                 stream.codec_context.thread_count = 1  # the same bytes on every machine
             container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
         if stream is None:
@@ -139,7 +148,8 @@ def _draw_text(image: Image.Image, scene: Scene, rng: np.random.Generator) -> np
     Returns the characters' centres as `compose` does.
     """
     lines = scene.text.split("\n")
-    font = _fit_font(scene.font, lines, image.width, image.height, rng.uniform(0.12, 0.18))
+    size = rng.uniform(0.12, 0.18)
+    font = _fit_font(scene.font, lines, image.width, image.height, size if scene.size is None else scene.size)
     widths = [font.getlength(line) for line in lines]
     pitch = font.size * rng.uniform(1.15, 1.4)
     left, top = _place(scene, rng, image, max(widths), pitch * len(lines))

@@ -50,6 +50,9 @@ QUESTIONS = {  # kind -> phrasings; the first is the one that the workbook uses
     ],
 }
 
+PAST_QUESTION = "What did the screen say {ago} chunks ago?"
+MAX_AGO = 8  # chunks
+
 TRAIN_LAYOUTS = ("flat", "gradient", "noise", "stripes", "vignette", "panel", "bars", "shapes", "texture")
 HELD_OUT_LAYOUTS = ("subtitle_band", "diagonal_outline", "checker_outline")
 
@@ -73,7 +76,8 @@ class Scene:
 
     text: up to two lines joined by a newline, "" for a blank screen. color: the card's colour, a key of `COLORS`; None for no
     card. font: path of a font file. layout: one of `TRAIN_LAYOUTS` or `HELD_OUT_LAYOUTS`. seed: decides everything else, such
-    as the background, the font's size and where the text stands.
+    as the background, the font's size and where the text stands. size: the font's size as a share of the picture's height; None
+    lets the seed decide.
     """
 
     text: str
@@ -81,6 +85,7 @@ class Scene:
     font: str
     layout: str
     seed: int
+    size: float | None = None
 
 
 def dejavu_fonts() -> list[str]:

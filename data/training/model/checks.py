@@ -5,11 +5,18 @@ import random
 import numpy as np
 import torch
 
-from training.batches import to_device
-from training.rings import Pool
-from training.sizes import GRIDS
-from training.streams import Packer, draw_batch
-from training.trainer import Trainer
+from training.clips.rings import Pool
+from training.model.trainer import Trainer
+from training.settings import BLOCK, DEFAULT
+from training.streams.batches import draw_batch
+from training.streams.feeding import to_device
+from training.streams.packer import Packer
+
+WATCHED = {  # what `monitor` asks: chunks, temporal grids of a chunk, questions of a stream, threshold
+    "one chunk": (1, 1, 1, 0.0),
+    "32 chunks": (32, 1, 8, 0.0),
+    "8 chunks of 4, static dropped": (8, 4, 8, 0.03),
+}
 
 
 @torch.no_grad()
@@ -21,8 +28,9 @@ def check_forward(trainer: Trainer, packer: Packer) -> float:
     clips = torch.from_numpy(generator.integers(0, 256, (6, 2, 3, 140, 280)).astype(np.uint8)).to(device)
     asked = [(1, "now", "Read the text on screen.", "abc"), (2, "title", "What is the title of this video?", "Hello, you")]
     prefix = packer.prefix(grid, 3, per_chunk, 2)
-    batch = to_device(packer.batch([dict(prefix=prefix, branches=asked)]), device)
-    ours, worst = trainer(clips, grid, batch), 0.0
+    batch = packer.batch([dict(prefix=prefix, branches=asked)]) | {"order": torch.arange(6)[None]}
+    batch = to_device(batch, device)
+    ours, worst = trainer(clips, dict(grid=grid), batch), 0.0
     model, patches = trainer.model.eval(), trainer.patches(clips)
     for number, (chunk, _, question, answer) in enumerate(asked):
         tokens, first = packer.branch(question, answer)
@@ -42,20 +50,21 @@ def check_forward(trainer: Trainer, packer: Packer) -> float:
 
 
 def monitor(trainer: Trainer, packer: Packer, pool: Pool, clips: int) -> dict:
-    """Share of exact answers by number of chunks (1 and 16) and kind of question, on held-out text in training fonts and
-    layouts; empty while fewer than 96 held-out clips are there.
+    """Share of exact answers by `WATCHED` and kind of question, on text and fonts that training does not use, in its layouts;
+    empty while there are no such clips.
 
     Gradients stay enabled, although unused: without them every block would be compiled a second time.
     """
-    ring, rng, result = pool.held_out[GRIDS[0]], random.Random(1), {}
-    if ring.size < 96:
+    ring, rng, result = pool.monitor, random.Random(1), {}
+    if ring.size < BLOCK:
         return result
-    for chunks, questions in ((1, 1), (16, 8)):
-        batch, picks = draw_batch(packer, ring, GRIDS[0], chunks, 1, max(1, clips // chunks), questions, rng)
-        batch = to_device(batch, trainer.device)
-        with torch.autocast(trainer.device.type, torch.bfloat16):
-            right = trainer(ring.clips[picks.to(trainer.device)], GRIDS[0], batch).argmax(-1) == batch["target"]
+    for name, (chunks, per_chunk, questions, threshold) in WATCHED.items():
+        what = dict(grid=DEFAULT, chunks=chunks, per_chunk=per_chunk, count=max(1, clips // (chunks * min(2, per_chunk))))
+        what |= dict(questions=questions, threshold=threshold)
+        batch = to_device(draw_batch(packer, ring, rng, **what), trainer.device)
+        with trainer.half():
+            right = trainer(ring.clips[batch["clips"]], what, batch).argmax(-1) == batch["target"]
         wrong = torch.zeros(len(batch["kinds"]), device=trainer.device).index_add_(0, batch["owner"], (~right).float())
         exact, kinds = (wrong == 0).cpu().numpy(), np.array(batch["kinds"])
-        result[chunks] = {str(k): round(float(exact[kinds == k].mean()), 3) for k in np.unique(kinds)}
+        result[name] = {str(k): round(float(exact[kinds == k].mean()), 3) for k in np.unique(kinds)}
     return result

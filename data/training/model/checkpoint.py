@@ -1,17 +1,16 @@
 """The reader as a checkpoint: its tokenizer, its untrained model, and loading and saving."""
 
 import copy
-import itertools
+import tempfile
 from pathlib import Path
 
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-from torch import nn
 from transformers import GenerationConfig, PreTrainedTokenizerFast, Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 
 from kvlib.lab.study import synthetic
-from training.sizes import MERGE, PATCH
+from training.settings import MERGE, PATCH
 
 SPECIAL_TOKENS = (
     "<|endoftext|> <|im_start|> <|im_end|> <|object_ref_start|> <|object_ref_end|> <|box_start|> <|box_end|> <|quad_start|> "
@@ -45,9 +44,31 @@ You are a helpful assistant.<|im_end|>
 """
 
 
+# Sizes of the model, about as many parameters as the name says, "tiny" aside. A head of the language model has 64 numbers.
+SIZES = {
+    "11M": dict(
+        text=dict(hidden_size=256, intermediate_size=704, num_hidden_layers=5, num_attention_heads=4, num_key_value_heads=2),
+        vision=dict(depth=7, hidden_size=256, intermediate_size=688, num_heads=4, fullatt_block_indexes=[1, 3, 5]),
+    ),
+    "8M": dict(
+        text=dict(hidden_size=256, intermediate_size=704, num_hidden_layers=5, num_attention_heads=4, num_key_value_heads=2),
+        vision=dict(depth=7, hidden_size=192, intermediate_size=512, num_heads=4, fullatt_block_indexes=[1, 3, 5]),
+    ),
+    "2M": dict(
+        text=dict(hidden_size=128, intermediate_size=352, num_hidden_layers=4, num_attention_heads=2, num_key_value_heads=1),
+        vision=dict(depth=5, hidden_size=96, intermediate_size=256, num_heads=2, fullatt_block_indexes=[1, 3]),
+    ),
+    "tiny": dict(
+        text=dict(hidden_size=64, intermediate_size=128, num_hidden_layers=2, num_attention_heads=1, num_key_value_heads=1),
+        vision=dict(depth=2, hidden_size=64, intermediate_size=128, num_heads=2, fullatt_block_indexes=[1]),
+    ),
+}
+
+
 def build_tokenizer():
     """A byte-level BPE tokenizer trained on the prompts alone: prompts become few tokens, answers one token per byte."""
     prompts = [q.format(color=c) for asked in synthetic.QUESTIONS.values() for q in asked for c in synthetic.COLORS]
+    prompts += [synthetic.PAST_QUESTION.format(ago=ago) for ago in range(2, synthetic.MAX_AGO + 1)]
     prompts += ["system\nuser\nassistant\nYou are a helpful assistant.\n"] * 8
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
@@ -67,19 +88,15 @@ def build_tokenizer():
     )
 
 
-def build_model(tokenizer):
-    """The model with random weights (seed 0), fp32 on the CPU."""
+def build_model(tokenizer, size: str):
+    """The model of a size of `SIZES` with random weights (seed 0), fp32 on the CPU."""
 
     def token(name: str) -> int:
         return tokenizer.convert_tokens_to_ids(f"<|{name}|>")
 
     config = Qwen2_5_VLConfig(
         text_config=dict(
-            hidden_size=256,
-            intermediate_size=704,
-            num_hidden_layers=5,
-            num_attention_heads=4,
-            num_key_value_heads=2,
+            **SIZES[size]["text"],
             vocab_size=-(-len(tokenizer) // 16) * 16,
             max_position_embeddings=32768,
             rms_norm_eps=1e-6,
@@ -89,17 +106,13 @@ def build_model(tokenizer):
             rope_parameters={"rope_type": "default", "mrope_section": [8, 12, 12], "rope_theta": 1e4},
         ),
         vision_config=dict(
-            depth=7,
-            hidden_size=192,
-            intermediate_size=512,
-            num_heads=4,
+            **SIZES[size]["vision"],
             in_channels=3,
             patch_size=PATCH,
             spatial_merge_size=MERGE,
             temporal_patch_size=2,
             window_size=112,
-            fullatt_block_indexes=[1, 3, 5],
-            out_hidden_size=256,
+            out_hidden_size=SIZES[size]["text"]["hidden_size"],
             tokens_per_second=2,
         ),
         tie_word_embeddings=True,
@@ -116,27 +129,9 @@ def build_model(tokenizer):
     return model
 
 
-def continue_from(model, folder: Path) -> None:
-    """Load the weights of the checkpoint in `folder` into `model`, which may differ in depth.
-
-    Vision blocks that the checkpoint lacks become the identity. Where it has more language layers than the model, layers from
-    its middle are left out, because removing those changes the output least.
-    """
-    source = type(model).from_pretrained(folder, dtype=torch.float32)
-    stacks = ".blocks.", ".layers."
-    rest = {name: value for name, value in source.state_dict().items() if not any(stack in name for stack in stacks)}
-    model.load_state_dict(rest, strict=False)
-    layers, theirs = model.model.language_model.layers, source.model.language_model.layers
-    count = len(layers)
-    for layer, other in zip(layers, [*theirs[: -(-count // 2)], *theirs[len(theirs) - count // 2 :]], strict=True):
-        layer.load_state_dict(other.state_dict())
-    for block, other in itertools.zip_longest(model.model.visual.blocks, source.model.visual.blocks):
-        if other is not None:
-            block.load_state_dict(other.state_dict())
-        else:
-            for output in (block.attn.proj, block.mlp.down_proj):
-                nn.init.zeros_(output.weight)
-                nn.init.zeros_(output.bias)
+def load_weights(model, folder: Path) -> None:
+    """Load the weights of the checkpoint in `folder`, of the same size, into `model`."""
+    model.load_state_dict(type(model).from_pretrained(folder, dtype=torch.float32).state_dict())
 
 
 def image_processor():
@@ -145,8 +140,11 @@ def image_processor():
 
 
 def save_checkpoint(model, tokenizer, folder: Path) -> None:
-    """Write everything that `from_pretrained` needs, weights in bf16. The head shares the embedding's weights, stored once."""
-    folder.mkdir(parents=True, exist_ok=True)
-    copy.deepcopy(model).to("cpu", torch.bfloat16).save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
-    image_processor().save_pretrained(folder)
+    """Write everything that `from_pretrained` needs, weights in bf16. The head shares the embedding's weights, stored once. The
+    weights are replaced last and at once, so a checkpoint that was there before stays whole if this is interrupted."""
+    with tempfile.TemporaryDirectory(dir=folder, prefix=".saving-") as saving:
+        copy.deepcopy(model).to("cpu", torch.bfloat16).save_pretrained(saving)
+        tokenizer.save_pretrained(saving)
+        image_processor().save_pretrained(saving)
+        for path in sorted(Path(saving).iterdir(), key=lambda path: path.suffix == ".safetensors"):
+            path.replace(folder / path.name)

@@ -5,9 +5,9 @@ import torch.nn.functional as F
 from torch import nn
 from transformers.vision_utils import get_vision_position_ids
 
-from training.blocks import branch_mask, signed, text_block, vision_block
-from training.checkpoint import image_processor
-from training.sizes import GLYPHS, LONGEST, MERGE, MERGED_SIDE, PATCH
+from training.model.blocks import branch_mask, signed, text_block, vision_block
+from training.model.checkpoint import image_processor
+from training.settings import GLYPHS, LONGEST, MERGE, MERGED_SIDE, PATCH
 
 
 class Trainer(nn.Module):
@@ -22,6 +22,10 @@ class Trainer(nn.Module):
         self.mean = torch.tensor(settings.image_mean, device=device).view(1, 1, 3, 1, 1)
         self.std = torch.tensor(settings.image_std, device=device).view(1, 1, 3, 1, 1)
 
+    def half(self):
+        """Context in which a GPU computes matrix products in bf16; a CPU, which may have no such unit, stays with fp32."""
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.device.type == "cuda")
+
     def compile(self) -> None:
         """Compile every function once. The layers share a compilation, because their weights are its inputs."""
         import torch._dynamo
@@ -32,10 +36,11 @@ class Trainer(nn.Module):
         self.augment = torch.compile(self.augment, dynamic=True)
         self.patches = torch.compile(self.patches, dynamic=True)
         self.glyph_loss = torch.compile(self.glyph_loss, dynamic=True)
+        self.dropped = torch.compile(self.dropped, dynamic=True)
 
-    def distort(self, pixels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Distort pixels [N, 6, H, W]: half of the clips are made narrower, lower and slanted, a quarter get bolder or
-        thinner strokes.
+    def distort(self, pixels: torch.Tensor, shots: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Distort pixels [N, 6, H, W]: half of the shots are made narrower, lower and slanted, a quarter get bolder or thinner
+        strokes. shots [N]: the number of each clip's shot, below N.
 
         Returns the pixels and the affine maps [N, 2, 3] from new to old coordinates.
         """
@@ -50,20 +55,22 @@ class Trainer(nn.Module):
         theta = torch.zeros(n, 2, 3, device=self.device)
         theta[:, 0, 0], theta[:, 1, 1], theta[:, 0, 1] = across, down, draw(-0.08, 0.08, 0.5, 0.0)
         theta[:, 0, 2], theta[:, 1, 2] = (across - 1) * draw(-1, 1, 0.5, 0.0), (down - 1) * draw(-1, 1, 0.5, 0.0)
+        theta = theta[shots]
         grid = F.affine_grid(theta, list(pixels.shape), align_corners=False)
         pixels = F.grid_sample(pixels, grid, padding_mode="border", align_corners=False)
         chosen, amount = torch.rand(n, device=self.device), torch.empty(n, device=self.device).uniform_(0, 0.5)
-        bright, dark = ((amount * part).view(n, 1, 1, 1) for part in (chosen < 0.12, chosen > 0.88))
+        bright, dark = ((amount * part)[shots].view(n, 1, 1, 1) for part in (chosen < 0.12, chosen > 0.88))
         wide, narrow = F.max_pool2d(pixels, 3, 1, 1), -F.max_pool2d(-pixels, 3, 1, 1)
         return pixels + bright * (wide - pixels) + dark * (narrow - pixels), theta
 
-    def augment(self, clips: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Clips uint8 [N, 2, 3, H, W] with distortion, gain, offset and noise, as float 0 to 255; and the maps of `distort`."""
-        pixels, theta = self.distort(clips.flatten(1, 2).float())
+    def augment(self, clips: torch.Tensor, shots: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Clips uint8 [N, 2, 3, H, W] with distortion, gain, offset and noise, as float 0 to 255; and the maps of `distort`. The
+        clips of a shot get the same, but for the noise."""
+        pixels, theta = self.distort(clips.flatten(1, 2).float(), shots)
         shape = (len(clips), 1, 1, 1)
-        gain = torch.empty(shape, device=self.device).uniform_(0.88, 1.12)
-        offset = torch.empty(shape, device=self.device).uniform_(-10, 10)
-        noise = torch.randn_like(pixels) * torch.empty(shape, device=self.device).uniform_(0, 2.5)
+        gain = torch.empty(shape, device=self.device).uniform_(0.88, 1.12)[shots]
+        offset = torch.empty(shape, device=self.device).uniform_(-10, 10)[shots]
+        noise = torch.randn_like(pixels) * torch.empty(shape, device=self.device).uniform_(0, 2.5)[shots]
         return (pixels * gain + offset + noise).clamp(0, 255).unflatten(1, (2, 3)), theta
 
     def patches(self, clips: torch.Tensor) -> torch.Tensor:
@@ -131,26 +138,57 @@ class Trainer(nn.Module):
         losses[2] = losses[2] * shown.flatten()
         return sum((loss * weight).sum() for loss in losses)
 
-    def learn_glyphs(self, clips, grid, glyphs: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Features of augmented clips, and their `glyph_loss`."""
+    def learn_glyphs(self, clips, shots, grid, glyphs: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Patches and features of augmented clips, and their `glyph_loss`."""
         with torch.no_grad():
-            clips, theta = self.augment(clips)
-        features = self.vision(self.patches(clips), grid)
-        return features, self.glyph_loss(features, glyphs, theta, grid)
+            clips, theta = self.augment(clips, shots)
+            patches = self.patches(clips)
+        features = self.vision(patches, grid)
+        return patches, features, self.glyph_loss(features, glyphs, theta, grid)
 
-    def answer(self, features: torch.Tensor, batch: dict) -> torch.Tensor:
-        """Logits [n, vocabulary] of the batch's answer tokens, from the features of its clips."""
+    @torch.no_grad()
+    def dropped(self, patches: torch.Tensor, order: torch.Tensor, per_chunk: int, threshold: float) -> torch.Tensor:
+        """Which merged patches `drop_static=threshold` leaves out: bool [B, grids * merged patches], as the engine's
+        `changed_patches`.
+
+        patches [U, patches, 1176]; order [B, grids]: for each temporal grid the index of its clip.
+        """
+        chunks = order.view(-1, per_chunk)
+        pixels = patches.view(len(patches), -1, MERGE**2, 3, patches.shape[-1] // 3)
+        last, kept = pixels[chunks[:, 0]], [torch.ones_like(chunks[:, 0, None].expand(-1, pixels.shape[1]), dtype=torch.bool)]
+        for number in range(1, per_chunk):
+            new = pixels[chunks[:, number]]
+            change = (new - last).abs().mean((2, 4)) @ self.std.flatten() / 3
+            kept.append(change >= threshold)
+            last = torch.where(kept[-1][..., None, None, None], new, last)
+        return ~torch.stack(kept, 1).view(len(order), -1)
+
+    def answer(self, features: torch.Tensor, batch: dict, dropped: torch.Tensor | None = None) -> torch.Tensor:
+        """Logits [n, vocabulary] of the batch's answer tokens, from the features of its clips.
+
+        Nothing attends to a token that `dropped` [B, grids * merged patches] names. As the positions are those of the whole
+        stream, this equals leaving it out.
+        """
         language = self.model.model.language_model
         embedded = language.embed_tokens(batch["ids"]).to(features.dtype)
-        is_video = (batch["ids"] == self.model.config.video_token_id)[..., None]
-        hidden = embedded.masked_scatter(is_video, features)
-        mask = branch_mask(batch["branch"], batch["limit"]) if batch["branched"] else None
+        is_video = batch["ids"] == self.model.config.video_token_id
+        hidden = embedded.masked_scatter(is_video[..., None], features[batch["order"]])
+        mask = branch_mask(batch["branch"], batch["limit"]) if batch["branched"] or dropped is not None else None
+        if dropped is not None:
+            mask = mask & ~torch.zeros_like(is_video).masked_scatter(is_video, dropped)[:, None, None]
         cos, sin = (x.float()[:, :, None] for x in language.rotary_emb(hidden.float(), batch["positions"]))
         sin = signed(sin)
         for layer in language.layers:
             hidden = self.text_block(layer, hidden, cos, sin, mask)
         return self.model.lm_head(language.norm(hidden.flatten(0, 1)[batch["predict"]]))
 
-    def forward(self, clips, grid, batch: dict) -> torch.Tensor:
-        """Logits [n, vocabulary] of the batch's answer tokens, from its clips without augmentation."""
-        return self.answer(self.vision(self.patches(clips), grid), batch)
+    def forward(self, clips, what: dict, batch: dict) -> torch.Tensor:
+        """Logits [n, vocabulary] of the answer tokens of a batch planned as `what`, from its clips without augmentation."""
+        patches = self.patches(clips)
+        return self.answer(self.vision(patches, what["grid"]), batch, self.left_out(patches, what, batch))
+
+    def left_out(self, patches: torch.Tensor, what: dict, batch: dict) -> torch.Tensor | None:
+        """`dropped` for a batch planned as `what`; None when nothing is dropped."""
+        if not what.get("threshold"):
+            return None
+        return self.dropped(patches, batch["order"], what["per_chunk"], what["threshold"])

@@ -1,12 +1,7 @@
-"""Batches of streams with questions, in exactly the turns and positions of `kvlib`."""
-
-import random
+"""Streams with their questions as arrays, in exactly the turns and positions of `kvlib`."""
 
 import numpy as np
 import torch
-
-from kvlib.lab.study import synthetic
-from training.rings import Ring
 
 SYSTEM = "<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n"
 BEFORE, AFTER = "<|im_start|>user\n<|vision_start|>", "<|vision_end|><|im_end|>\n"
@@ -114,58 +109,3 @@ class Packer:
         arrays |= dict(predict=np.array(predict), target=np.array(target), owner=np.array(owner))
         branched = any([chunk for chunk, *_ in stream["branches"]] != [len(ends) - 1] for stream in streams)
         return {k: torch.from_numpy(v) for k, v in arrays.items()} | {"kinds": kinds, "branched": branched}
-
-
-def draw_branches(rng: random.Random, scenes: list[tuple[str, int]], per_chunk: int, count: int) -> list[tuple]:
-    """`count` random questions about a stream: [(chunk index, kind, question, answer)].
-
-    scenes: (text, colour index or -1) of each temporal grid; a chunk has `per_chunk` of them.
-    """
-    chunks, branches = len(scenes) // per_chunk, []
-    names = list(synthetic.COLORS)
-    for _ in range(count):
-        chunk = rng.randrange(chunks) if rng.random() < 0.7 else chunks - 1
-        seen = [synthetic.Scene(text, names[c] if c >= 0 else None, "", "", 0) for text, c in scenes[: (chunk + 1) * per_chunk]]
-        kind = rng.choices(["now", "title", "card", "summary"], [0.28, 0.24, 0.42, 0.06])[0]
-        color = None
-        if kind == "card":
-            shown = sorted({s.color for s in seen if s.color})
-            color = rng.choice(shown) if shown and rng.random() < 0.85 else rng.choice(names)
-        branches.append((chunk, kind, draw_question(rng, kind, color), synthetic.answer(seen, kind, color)))
-    return branches
-
-
-def draw_question(rng: random.Random, kind: str, color: str | None) -> str:
-    """A phrasing of the question: the one that the workbook uses with probability 0.6, else a random one."""
-    asked = synthetic.QUESTIONS[kind]
-    return (asked[0] if rng.random() < 0.6 else rng.choice(asked)).format(color=color)
-
-
-def draw_batch(packer: Packer, ring: Ring, grid, chunks: int, per_chunk: int, count: int, questions: int, rng, max_text=None):
-    """A batch of `count` streams of `chunks` chunks, drawn from `ring`: its arrays as `Packer.batch` returns them, and the
-    indices int64 [count * chunks * per_chunk] of its clips.
-
-    With `questions` = 0 there are no arrays. `max_text` limits the length of the texts, in characters.
-    """
-    usable = ring.usable()
-    if max_text is not None:
-        usable = usable[ring.lengths[usable] <= max_text]
-    grids = chunks * per_chunk
-    picks = usable[np.random.default_rng(rng.getrandbits(32)).integers(0, len(usable), (count, grids))]
-    if not questions:
-        return {"kinds": []}, torch.from_numpy(picks.reshape(-1))
-    step = 2 if per_chunk == 1 else rng.choice([2, 2, 2, 1, 4])
-    prefix = packer.prefix(grid, chunks, per_chunk, step)
-    streams = []
-    for row in picks:
-        while grids > 1 and not ring.texts[row[0]]:  # a title is never blank
-            row[0] = rng.choice(usable)
-        scenes = [(ring.texts[i], int(ring.colors[i])) for i in row]
-        if questions == 1:
-            last = scenes[-1][0] or synthetic.BLANK_ANSWER
-            question = draw_question(rng, "now", None) if max_text is None else rng.choice(synthetic.QUESTIONS["now"][1:])
-            branches = [(chunks - 1, "now", question, last)]
-        else:
-            branches = draw_branches(rng, scenes, per_chunk, questions)
-        streams.append(dict(prefix=prefix, branches=branches))
-    return packer.batch(streams), torch.from_numpy(picks.reshape(-1))

@@ -10,16 +10,18 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from training.sizes import GRIDS, LONGEST, MERGED_SIDE
+from training.settings import BLOCK, DEFAULT, LONGEST, MERGED_SIDE, Settings
 
 
 class Ring:
     """The newest `capacity` clips of one grid on the device, uint8 [capacity, 2, 3, H, W], with their texts and colours.
 
-    `glyphs` fp32 [capacity, LONGEST, 3]: for each character of the text its centre (x, y) from -1 to 1 and its kind.
+    `SHOT` clips in a row, beginning at a multiple of it, are one shot. `glyphs` fp32 [capacity, LONGEST, 3]: for each character
+    of the text its centre (x, y) from -1 to 1 and its kind. `capacity` is rounded down to whole blocks.
     """
 
     def __init__(self, grid: tuple[int, int], capacity: int, device):
+        capacity = capacity // BLOCK * BLOCK
         self.clips = torch.zeros(capacity, 2, 3, grid[0] * MERGED_SIDE, grid[1] * MERGED_SIDE, dtype=torch.uint8, device=device)
         self.glyphs = torch.zeros(capacity, LONGEST, 3, device=device)
         self.stream = torch.cuda.Stream() if self.clips.is_cuda else None
@@ -32,15 +34,14 @@ class Ring:
         return min(self.added, len(self.texts))
 
     def usable(self) -> np.ndarray:
-        """Indices of the clips to draw from: all stored ones except those that the next uploads overwrite."""
+        """Indices of the clips to draw from: all stored ones except those that the next uploads overwrite, in whole shots."""
         filled = np.arange(self.size)
         if self.added < len(self.texts):
             return filled
-        margin = len(self.texts) // 16
-        return filled[(filled - self._next(48)) % len(self.texts) >= margin]
+        return filled[(filled - self._next(BLOCK)) % len(self.texts) >= max(BLOCK, len(self.texts) // 16)]
 
     def _next(self, count: int) -> int:
-        """The index at which the next `count` clips are stored; a block is never split over the end of the ring."""
+        """The index at which the next `count` clips are stored; the ring's size is a multiple of a block's."""
         return self.added % (len(self.texts) // count * count)
 
     def add(self, clips: np.ndarray, meta: list) -> None:
@@ -65,19 +66,21 @@ class Ring:
         self.added += len(meta)
 
 
-def training_rings(capacity: int, device) -> dict[tuple[int, int], Ring]:
-    """One ring per grid: `capacity` clips of the default grid, an eighth as many of the others."""
-    return {grid: Ring(grid, capacity if grid == GRIDS[0] else max(96, capacity // 8), device) for grid in GRIDS}
+def training_rings(settings: Settings, device) -> dict[tuple[int, int], Ring]:
+    """One ring per grid, by the shares of `settings`."""
+    return {
+        grid: Ring(grid, max(2 * BLOCK, round(settings.capacity * share)), device) for grid, share in settings.grids.items()
+    }
 
 
 class Pool:
     """All rings, filled by a thread from the workers' files. The texts of every block for training are put into the queue
-    `news`."""
+    `news`, until `stopped` is set. `monitor` is a ring of the default grid with fonts and texts that are not trained on."""
 
-    def __init__(self, folder: Path, capacity: int, device, news):
+    def __init__(self, folder: Path, settings: Settings, device, news):
         self.folder, self.news = folder, news
-        self.train = training_rings(capacity, device)
-        self.held_out = {GRIDS[0]: Ring(GRIDS[0], 4800, device)}
+        self.train = training_rings(settings, device)
+        self.monitor, self.stopped = Ring(DEFAULT, 4800, device), threading.Event()
         threading.Thread(target=self._fill, daemon=True).start()
 
     def rendered(self) -> int:
@@ -85,17 +88,16 @@ class Pool:
         return sum(ring.added for ring in self.train.values())
 
     def _fill(self) -> None:
-        while True:
+        while not self.stopped.is_set():
             names = [n for n in os.listdir(self.folder) if n.endswith(".json") and not n.startswith(".")]
             for name in names:
-                split, rows, columns, _ = name.split("-")
+                part, rows, columns, _ = name.split("-")
                 path = self.folder / name
                 grid, meta = (int(rows), int(columns)), json.loads(path.read_text())
-                ring = (self.train if split == "train" else self.held_out).get(grid)
-                if ring is not None:
-                    ring.add(np.load(path.with_suffix(".npy")), meta)
-                if split == "train":
+                ring = self.train[grid] if part == "train" else self.monitor
+                ring.add(np.load(path.with_suffix(".npy")), meta)
+                if part == "train":
                     self.news.put((grid, meta))
                 path.with_suffix(".npy").unlink()
                 path.unlink()
-            time.sleep(0.05)
+            time.sleep(0.02)

@@ -1,0 +1,1 @@
+"""The model: its checkpoint, its forward for training, and what is checked while it trains."""
