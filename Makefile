@@ -1,5 +1,5 @@
 # Every target works without activating the virtual environment. `make` alone lists them. No target changes committed files,
-# except `make figures`.
+# except `make figures` and `make full`.
 PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
@@ -8,7 +8,7 @@ export OMP_WAIT_POLICY ?= PASSIVE
 # Bytes that the C library keeps in reserve: giving memory back after every layer costs a tenth of the time.
 export MALLOC_TOP_PAD_ ?= 67108864
 
-.PHONY: help setup workbook test attack lab figures clean
+.PHONY: help setup workbook test attack lab figures full clean
 
 help:  ## list the targets
 	@sed -n 's/^\([a-z]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 18
@@ -48,6 +48,9 @@ lab: setup  ## open copies of the notebooks in JupyterLab; they lie in results/l
 
 figures: setup  ## redraw figures/ from the data stored beside them, without a model
 	$(BIN)/kvlib figures
+
+full: setup  ## list what rests on the reader with its time, then do all of it again, from one commit
+	$(BIN)/python data/full.py
 
 # What a run has measured may have taken hours, so it is deleted only after a question on a terminal. results/nbmake/ holds
 # the small runs of `make test`; results/lab/ holds the user's own copies of the notebooks and is never deleted.

@@ -88,7 +88,7 @@ def run(rank: int, ranks: int, settings: Settings) -> None:
 
 def steps(trainer: Trainer, packer: Packer, feed: Feed, settings: Settings, history: History) -> None:
     """Train until the time is over, and save a checkpoint every `settings.every` seconds."""
-    optimizer = make_optimizer(trainer)
+    optimizers = make_optimizers(trainer)
     began = saved = told_at = time.time()
     step = seen = answers = 0
     share, told = history.seconds / settings.seconds, None
@@ -111,7 +111,7 @@ def steps(trainer: Trainer, packer: Packer, feed: Feed, settings: Settings, hist
         now = (history.seconds + time.time() - began) / settings.seconds
         ring = feed.pool.train[what["grid"]]
         rate = learning_rate(step, settings.warm_up, share, PEAK)
-        losses, latest = update(trainer, optimizer, ring, what, batch, (now, feed.reads.value), rate, share)
+        losses, latest = update(trainer, optimizers, ring, what, batch, (now, feed.reads.value), rate, share)
         if told is not None:  # of the step before, so that the device never waits for the host
             share, reads = told.tolist()
             feed.reads.value = reads > 0
@@ -149,10 +149,18 @@ def make_trainer(settings: Settings, device: torch.device) -> tuple[Trainer, Pac
     return trainer, packer, difference
 
 
-def make_optimizer(trainer: Trainer):
-    return torch.optim.AdamW(
-        trainer.parameters(), PEAK, betas=(0.9, 0.98), weight_decay=0.02, fused=trainer.device.type == "cuda"
-    )
+def make_optimizers(trainer: Trainer) -> list[torch.optim.Optimizer]:
+    """Muon (Jordan et al. 2024) for the matrices of the blocks and layers, AdamW for everything else. Muon's updates are scaled
+    to the size of AdamW's (Liu et al. 2025, arXiv:2502.16982), so one learning rate serves both."""
+    inner = [*trainer.model.model.visual.blocks.parameters(), *trainer.model.model.language_model.layers.parameters()]
+    matrices = [parameter for parameter in inner if parameter.ndim == 2]
+    chosen = set(map(id, matrices))
+    others = [parameter for parameter in trainer.parameters() if id(parameter) not in chosen]
+    fused = trainer.device.type == "cuda"
+    return [
+        torch.optim.Muon(matrices, PEAK, weight_decay=0.02, adjust_lr_fn="match_rms_adamw"),
+        torch.optim.AdamW(others, PEAK, betas=(0.9, 0.98), weight_decay=0.02, fused=fused),
+    ]
 
 
 def losses_of(trainer: Trainer, ring, what: dict, batch: dict) -> tuple[torch.Tensor, torch.Tensor]:
@@ -168,17 +176,18 @@ def losses_of(trainer: Trainer, ring, what: dict, batch: dict) -> tuple[torch.Te
     return F.cross_entropy(logits.float(), batch["target"]), glyph_loss
 
 
-def update(trainer: Trainer, optimizer, ring, what: dict, batch: dict, told: tuple, rate: float, share: float):
-    """One step of the optimiser at learning rate `rate`; returns both losses of this rank, and `told`, some numbers, averaged over all ranks, as a tensor
+def update(trainer: Trainer, optimizers: list, ring, what: dict, batch: dict, told: tuple, rate: float, share: float):
+    """One step of the optimisers at learning rate `rate`; returns both losses of this rank, and `told`, some numbers, averaged over all ranks, as a tensor
     on the device."""
-    for group in optimizer.param_groups:
+    for group in (group for optimizer in optimizers for group in optimizer.param_groups):
         group["lr"] = rate
     losses = losses_of(trainer, ring, what, batch)
-    optimizer.zero_grad(set_to_none=True)
+    trainer.zero_grad(set_to_none=True)
     (losses[0] + glyph_weight(share) * losses[1]).backward()
     told = average(list(trainer.parameters()), told, trainer.device)
     nn.utils.clip_grad_norm_(trainer.parameters(), 1.0)
-    optimizer.step()
+    for optimizer in optimizers:
+        optimizer.step()
     return losses, told
 
 

@@ -115,8 +115,8 @@ def test_one_update_lowers_the_loss_and_is_reproducible(packer, ring, per_chunk)
         trainer = Trainer(checkpoint.build_model(packer.tokenizer, "tiny"), torch.device("cpu"))
         what = dict(grid=GRID, chunks=2, per_chunk=per_chunk, count=2, questions=2, threshold=0.05 * (per_chunk - 1))
         batch = batches.draw_batch(packer, ring, random.Random(0), **what)
-        optimizer = loop.make_optimizer(trainer)
-        found = [loop.update(trainer, optimizer, ring, what, batch, (0.5, 1), 1e-3, 0.5) for _ in range(4)]
+        optimizers = loop.make_optimizers(trainer)
+        found = [loop.update(trainer, optimizers, ring, what, batch, (0.5, 1), 1e-3, 0.5) for _ in range(4)]
         assert found[-1][1].tolist() == [0.5, 1.0], "one rank alone is its own average"
         return [answer.item() for (answer, _), _ in found], torch.cat([p.detach().flatten() for p in trainer.parameters()])
 

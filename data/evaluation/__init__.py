@@ -1,0 +1,1 @@
+"""The parts of `evaluate_reader.py`, which evaluates the embedded reader."""

@@ -1,0 +1,78 @@
+"""The evaluation of the reader: its streams, its questions, its scores and bars."""
+
+import random
+import sys
+
+import pandas as pd
+import pytest
+
+from kvlib.lab.report import paths
+from kvlib.lab.study.synthetic import BLANK_ANSWER, COLORS, answer, dejavu_fonts, draw_stream
+
+sys.path.insert(0, str(paths.ROOT / "data"))
+
+from evaluation import scores, streams  # noqa: E402
+from evaluation.streams import CONDITIONS, Condition  # noqa: E402
+
+
+def test_streams_of_one_grid_a_chunk_are_the_synthetic_ones():
+    scenes, shown = streams.draw_scenes(CONDITIONS[0], random.Random(3), 5, dejavu_fonts())
+    assert shown == list(range(len(scenes))) and 1 <= len(scenes) <= 16
+    assert scenes == draw_stream(len(scenes), 5, "held_out", dejavu_fonts())
+
+
+@pytest.mark.parametrize("condition", CONDITIONS, ids=lambda condition: condition.name)
+def test_every_temporal_grid_shows_a_scene_and_each_as_long_as_it_may(condition):
+    titles = 0
+    for seed in range(40):
+        scenes, shown = streams.draw_scenes(condition, random.Random(seed), seed, dejavu_fonts())
+        chunks = len(shown) / (condition.frames // 2)
+        assert condition.chunks[0] <= chunks <= condition.chunks[1] and chunks == int(chunks)
+        held = [shown.count(scene) for scene in range(len(scenes))]
+        assert sorted(shown) == shown and set(held[:-1]) <= set(condition.holds) and 1 <= held[-1] <= max(condition.holds)
+        titles += bool(scenes[0].color)
+    assert (titles > 10) == condition.hard, "in hard streams the title may stand on a card"
+
+
+def test_questions_about_a_stream_are_asked_with_their_truths():
+    condition = Condition("small", 4, (3, 3), 1, (1, 2), 0.03, asked=3, hard=True)
+    families = {"dejavu": dejavu_fonts()}
+    rows = streams.watch((condition, 1, families, str(paths.READER)))
+    rng = random.Random(1)
+    rng.choice(sorted(families))
+    scenes, shown = streams.draw_scenes(condition, rng, streams.SEED + 1, families["dejavu"])
+    ends = [scenes[shown[2 * chunk + 1]].text for chunk in range(3)]
+    by_kind = {row["kind"]: row for row in rows}
+    assert [row["truth"] for row in rows if row["kind"] in ("current line", "blank")][-1] == (ends[-1] or BLANK_ANSWER)
+    title = by_kind["title on a card" if scenes[0].color else "title"]
+    assert title["truth"] == scenes[0].text and title["chunks"] == 3
+    absent = by_kind["absent card"]["truth"]
+    assert absent in {answer(scenes, "card", color) for color in COLORS} and absent.endswith("card seen")
+    earlier = by_kind["earlier chunk"]
+    ago = int(earlier["question"].split()[-3])
+    assert earlier["truth"] == (scenes[shown[5 - 2 * ago]].text or BLANK_ANSWER)
+    assert {row["correct"] for row in rows} <= {True, False} and any(row["correct"] for row in rows)
+
+
+def kinds(accuracy: float, cer: float) -> list[dict]:
+    known = dict(n=500, accuracy=accuracy, low=accuracy - 0.01, high=accuracy + 0.01, cer=cer)
+    return [dict(condition=condition.name, kind=kind) | known for condition in CONDITIONS for kind in scores.EXACT]
+
+
+@pytest.mark.parametrize(("accuracy", "cer", "met"), [(0.99, 0.01, 20), (0.955, 0.02, 13), (0.91, 0.03, 8), (0.5, 0.5, 0)])
+def test_bars_are_met_or_missed(accuracy, cer, met):
+    bars = scores.verdicts(kinds(accuracy, cer))
+    assert (len(bars), sum(bar["met"] for bar in bars)) == (6 * 3 + 2, met)
+
+
+def test_scores_and_differences_are_those_of_the_answers():
+    rows = [
+        dict(condition="a", stream=stream, kind="title", truth="abcd", answer=said, correct=said == "abcd", question="?")
+        for stream, said in enumerate(["abcd", "abce", "abcd", "abcd"])
+    ]
+    now = pd.DataFrame(rows)
+    scored = scores.score(now, ["condition", "kind"])
+    assert [(row["n"], row["accuracy"], row["cer"]) for row in scored] == [(4, 0.75, 1 / 16)]
+    before = now.assign(correct=[False, False, True, True])
+    (row,) = scores.differences(now, before)
+    assert (row["kind"], row["n"], row["difference"]) == ("title", 4, 0.25) and row["low"] <= 0.25 <= row["high"]

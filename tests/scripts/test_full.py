@@ -1,0 +1,112 @@
+"""`make full`: what it runs, and that nothing is copied before all of it has ended."""
+
+import fnmatch
+import json
+import subprocess
+import sys
+
+import pytest
+
+from kvlib.lab.report import paths
+
+sys.path.insert(0, str(paths.ROOT / "data"))
+
+import full  # noqa: E402
+
+SCRIPT = paths.ROOT / "data" / "full.py"
+
+
+@pytest.fixture
+def small(tmp_path, monkeypatch):
+    """Two small steps in place of the real ones, which count their runs in a file: `small("exit 0", "exit 1")` with the ends of
+    their commands."""
+
+    def make(*ends: str) -> None:
+        names = ("first", "second")
+        steps = {
+            name: full.Step(
+                1, ("sh", "-c", f"echo {name} >> {tmp_path}/runs; echo new > {{out}}/{name}.csv; {end}"), {f"{name}.*": "kept"}
+            )
+            for name, end in zip(names, ends, strict=True)
+        }
+        monkeypatch.setattr(full, "STEPS", steps)
+
+    (tmp_path / "kept").mkdir()
+    (tmp_path / "kept" / "first.csv").write_text("old\n")
+    monkeypatch.setattr(full.paths, "ROOT", tmp_path)
+    monkeypatch.setattr(full, "OUT", tmp_path / "results" / "full")
+    return make
+
+
+def script(*arguments: str) -> subprocess.CompletedProcess:
+    command = [sys.executable, str(SCRIPT), *arguments]
+    return subprocess.run(command, capture_output=True, text=True, timeout=120)
+
+
+def test_every_committed_full_size_file_belongs_to_a_step():
+    kept = [(pattern, target) for step in full.STEPS.values() for pattern, target in step.copies.items()]
+    for path in (paths.FIGURES / "full_size").rglob("*"):
+        name = path.relative_to(paths.ROOT)
+        made = any(
+            str(name) == target or (str(name.parent) == target and fnmatch.fnmatch(name.name, pattern.split("/")[-1]))
+            for pattern, target in kept
+        )
+        assert made or path.is_dir(), f"no step makes {name}"
+    for pattern, target in kept:
+        place = paths.ROOT / target
+        assert place.is_file() or any(place.glob(pattern.split("/")[-1])), f"nothing committed is called {target}/{pattern}"
+
+
+def test_the_list_names_every_step_and_the_time():
+    done = script("--list")
+    lines = done.stdout.splitlines()
+    assert done.returncode == 0 and len(lines) == len(full.STEPS) + 1
+    total = sum(step.minutes for step in full.STEPS.values())
+    assert lines[-1].split()[:2] == [str(total), "min"] and all(
+        name in line for name, line in zip(full.STEPS, lines, strict=False)
+    )
+
+
+def test_an_unknown_step_is_refused():
+    done = subprocess.run(
+        [sys.executable, paths.ROOT / "data" / "full.py", "lenghts"], capture_output=True, text=True, timeout=120
+    )
+    assert done.returncode == 2 and "lenghts: no such step; there are evaluation" in done.stderr
+
+
+def test_a_step_that_has_ended_on_this_commit_is_not_run_again(small, tmp_path):
+    small("exit 0", "exit 0")
+    assert full.redo(["first", "second"], "abc") == []
+    assert full.redo(["first", "second"], "abc") == []
+    assert (tmp_path / "runs").read_text().split() == ["first", "second"]
+    assert full.redo(["first"], "def") == [] and (tmp_path / "runs").read_text().split().count("first") == 2
+    assert json.loads((full.OUT / "first" / "done.json").read_text())["commit"] == "def"
+    assert (tmp_path / "kept" / "first.csv").read_text() == (tmp_path / "kept" / "second.csv").read_text() == "new\n"
+
+
+def test_nothing_is_copied_when_a_step_fails(small, tmp_path):
+    small("exit 0", "exit 3")
+    assert full.redo(["first", "second"], "abc") == ["second"]
+    assert (tmp_path / "kept" / "first.csv").read_text() == "old\n"
+    small("exit 0", "exit 0")
+    assert full.redo(["first", "second"], "abc") == []
+    assert (tmp_path / "runs").read_text().split() == ["first", "second", "second"]
+
+
+def test_a_file_that_was_not_made_is_named_before_anything_is_copied(small, tmp_path):
+    small("exit 0", "rm {out}/second.csv")
+    with pytest.raises(FileNotFoundError, match="step second has made no second"):
+        full.redo(["first", "second"], "abc")
+    assert (tmp_path / "kept" / "first.csv").read_text() == "old\n"
+
+
+def test_uncommitted_changes_are_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr(full.paths, "ROOT", tmp_path)
+    git = ["git", "-C", str(tmp_path), "-c", "user.name=a", "-c", "user.email=a@b"]
+    subprocess.run([*git, "init", "-q"], check=True)
+    (tmp_path / "a").write_text("a")
+    with pytest.raises(SystemExit, match="not committed.*"):
+        full.commit()
+    subprocess.run([*git, "add", "a"], check=True)
+    subprocess.run([*git, "commit", "-q", "-m", "a"], check=True)
+    assert len(full.commit()) == 40
