@@ -4,17 +4,20 @@
     .venv/bin/python benchmarks/answers.py drop-static --streams 200 --out benchmarks/results/drop_static_answers.csv
     .venv/bin/python benchmarks/answers.py lyrics --out benchmarks/results/drop_static_lyrics.csv
     .venv/bin/python benchmarks/answers.py recall --streams 200 --out benchmarks/results/recall_answers.csv
+    .venv/bin/python benchmarks/answers.py recall-hard --streams 100 --out benchmarks/results/recall_hard_answers.csv
 
 All ways of one comparison have the same budget and see the same frames, in the position mode "remap". drop-static: streams of
 chunks of eight frames, four frames a scene, so that the text changes in the middle of every chunk; now and title are asked in
 between too. lyrics: the clip in chunks of eight frames, once for each of several first frames; now and title are asked after
 every chunk. recall: streams of 48 chunks of two frames, 500 tokens of which two chunks' are kept free; the questions of
-notebook 06 (history: cards at least ten chunks old), for many more streams than its small run. Writes a table with 95%
+notebook 06 (history: cards at least ten chunks old), for many more streams than its small run. recall-hard: the same, but every
+colour was shown once before, and the title is a card of one of these colours. Writes a table with 95%
 intervals over streams (lyrics: over the blocks of `BLOCK_S` seconds, as there is one video).
 """
 
 import argparse
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from tempfile import NamedTemporaryFile
 
@@ -93,11 +96,13 @@ def lyrics(model, processor) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def recall(model, processor, streams: int) -> pd.DataFrame:
+def recall(model, processor, streams: int, harder: bool = False) -> pd.DataFrame:
     """Answers of one engine, as of `eight_bit`: without recall, with two recalled chunks, and with the right chunk recalled."""
 
     def process(stream: int) -> list[dict]:
         scenes, colors = retention.draw_history_stream(RECALL_CHUNKS, RECALL_AGES, SEED + stream)
+        if harder:
+            scenes = retention.repeat_colors(scenes, colors, SEED + stream)
         frames = list(encode_and_decode(scenes))
         chunk = VideoStreamingInference(model, processor, model.device).count_tokens(frames[0])
         config = EvictionConfig(RECALL_BUDGET, recall_tokens=2 * chunk)
@@ -156,6 +161,7 @@ def table(answers: pd.DataFrame) -> pd.DataFrame:
 
 
 STUDIES = {"eight-bit": eight_bit, "drop-static": drop_static, "lyrics": lyrics, "recall": recall}
+STUDIES["recall-hard"] = partial(recall, harder=True)
 
 
 def main() -> None:
@@ -170,7 +176,7 @@ def main() -> None:
     answers = STUDIES[options.what](*given)
     found = table(answers)
     found.to_csv(options.out)
-    budget = RECALL_BUDGET if options.what == "recall" else BUDGET
+    budget = RECALL_BUDGET if options.what.startswith("recall") else BUDGET
     print(f"{options.what}: {answers['stream'].nunique()} streams, {budget} tokens, seed {SEED}, {model.device}")
     print(found.to_string(float_format="%.3f"))
 

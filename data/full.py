@@ -65,6 +65,7 @@ STEPS = {
     "drop-static": answers("drop-static", "drop_static_answers.csv", 25, 200),
     "lyrics": answers("lyrics", "drop_static_lyrics.csv", 3, None),
     "recall-answers": answers("recall", "recall_answers.csv", 45, 200),
+    "recall-hard": answers("recall-hard", "recall_hard_answers.csv", 22, 100),
     "speed": Step(
         3,
         (

@@ -74,7 +74,8 @@ def write_card(result: dict, reader: Path, out: Path) -> None:
         end = {
             name: value for entry in log[begin:until] if "step" in entry for name, value in entry.items()
         }  # the last of each
-        values = " | ".join(f"{end[key]:,}" for key in ("s", "step", "chunks", "answers", "rendered"))
+        clips = end["clips"] if "clips" in end else end["chunks"]  # chunks of one clip each
+        values = " | ".join(f"{value:,}" for value in (end["s"], end["step"], clips, end["answers"], end["rendered"]))
         gpus = log[begin].get("gpus", 1)
         runs.append(f"| {number} | {f'{gpus} x ' if gpus > 1 else ''}{log[begin]['device']} | {values} |")
     text = CARD.format(

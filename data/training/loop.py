@@ -53,7 +53,7 @@ def run(rank: int, ranks: int, settings: Settings) -> None:
     if device.type == "cuda":
         torch.cuda.set_device(device)
     if ranks > 1:
-        dist.init_process_group("nccl", init_method=ADDRESS, rank=rank, world_size=ranks, device_id=device)
+        dist.init_process_group("nccl" if device.type == "cuda" else "gloo", init_method=ADDRESS, rank=rank, world_size=ranks)
     history = History(settings.out / "log.jsonl", writes=rank == 0)
     trainer, packer, difference = make_trainer(settings, device)
     history.say(
@@ -100,7 +100,7 @@ def steps(trainer: Trainer, packer: Packer, feed: Feed, settings: Settings, hist
         if history.file:
             save_checkpoint(trainer.model, packer.tokenizer, settings.out)
         progress = dict(
-            s=round(share * settings.seconds), step=step, chunks=seen, answers=answers, rendered=feed.pool.rendered()
+            s=round(share * settings.seconds), step=step, clips=seen, answers=answers, rendered=feed.pool.rendered()
         )
         history.say(**progress, reads=bool(feed.reads.value), monitor=found, saved=True, **values)
 
@@ -198,7 +198,8 @@ def average(parameters: list[nn.Parameter], told: tuple, device) -> torch.Tensor
         return told
     gradients = [torch.zeros_like(p) if p.grad is None else p.grad for p in parameters]  # the ranks' batches may differ in kind
     flat = torch.cat([told, *(gradient.flatten() for gradient in gradients)])
-    dist.all_reduce(flat, dist.ReduceOp.AVG)
+    dist.all_reduce(flat)
+    flat /= dist.get_world_size()
     told, *parts = flat.split([len(told), *(p.numel() for p in parameters)])
     for parameter, part in zip(parameters, parts, strict=True):
         parameter.grad = part.view_as(parameter)

@@ -1,7 +1,6 @@
 """The embedded reader: a plain checkpoint, exact in the engine, and scored as its card says."""
 
 import json
-import shutil
 
 import jiwer
 import pytest
@@ -106,11 +105,14 @@ def test_reads_the_clip_while_it_streams_and_remembers_its_title(reader, chunks)
 
 def test_its_card_says_what_was_measured(tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(str(paths.ROOT / "data"))
-    import evaluate_reader
+    from evaluation.card import write_card
+    from evaluation.scores import verdicts
+    from evaluation.streams import CONDITIONS
 
     result = json.loads((paths.READER / "evaluation.json").read_text())
-    assert result["bars"] == evaluate_reader.verdicts(result)
-    assert all(bar["n"] >= 300 for bar in result["bars"])
-    shutil.copy(paths.READER / "log.jsonl", tmp_path)
-    evaluate_reader.write_card(result, tmp_path)
+    assert result["bars"] == verdicts(result["kinds"])
+    assert result["streams"] == {condition.name: condition.streams for condition in CONDITIONS}
+    lines = [row["n"] for row in result["kinds"] if row["kind"] == "current line"]
+    assert len(lines) == len(CONDITIONS) and min(lines) >= 450
+    write_card(result, paths.READER, tmp_path)
     assert (tmp_path / "README.md").read_text() == (paths.READER / "README.md").read_text()

@@ -8,6 +8,7 @@ import sys
 import numpy as np
 import pytest
 import torch
+import torch.distributed as dist
 
 from kvlib import VideoStreamingInference
 from kvlib.lab.report import paths
@@ -124,6 +125,23 @@ def test_one_update_lowers_the_loss_and_is_reproducible(packer, ring, per_chunk)
     again, weights_again = updated()
     assert losses[-1] < losses[0]
     assert losses == again and torch.equal(weights, weights_again)
+
+
+def averaged(rank: int, address: str, found) -> None:
+    """One of two ranks: a parameter that both have a gradient of, and one that only the first rank's batch has used."""
+    dist.init_process_group("gloo", init_method=address, rank=rank, world_size=2)
+    both, one = (torch.nn.Parameter(torch.zeros(2)) for _ in range(2))
+    both.grad = torch.tensor([1.0, 2.0]) * (rank + 1)
+    one.grad = None if rank else torch.ones(2)
+    told = loop.average([both, one], (0.25 + rank / 2, rank), torch.device("cpu"))
+    found.put((told.tolist(), both.grad.tolist(), one.grad.tolist()))
+    dist.destroy_process_group()
+
+
+def test_gradients_are_averaged_over_ranks(tmp_path):
+    found = torch.multiprocessing.get_context("spawn").SimpleQueue()
+    torch.multiprocessing.spawn(averaged, (f"file://{tmp_path}/meeting", found), 2)
+    assert [found.get(), found.get()] == [([0.5, 0.5], [1.5, 3.0], [0.5, 0.5])] * 2
 
 
 def test_streams_are_drawn_once_the_reader_reads_and_late_in_any_case():

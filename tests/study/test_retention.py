@@ -205,3 +205,17 @@ def test_no_true_answer_of_the_study_is_empty_or_says_that_there_is_nothing():
         for truth in truths:
             assert normalise(truth) and truth != BLANK_ANSWER and not truth.endswith("card seen")
             assert scoring.exact_match(truth, truth) and not scoring.exact_match(BLANK_ANSWER, truth)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_repeated_colors_make_the_question_harder_and_change_no_answer(seed):
+    ages = (4, 8, 12)
+    scenes, colors = retention.draw_history_stream(20, ages, seed)
+    harder = retention.repeat_colors(scenes, colors, seed)
+    assert harder == retention.repeat_colors(scenes, colors, seed) and scenes[0].color is None
+    assert harder[0].color in colors.values() and [scene.text for scene in harder] == [scene.text for scene in scenes]
+    for age, color in colors.items():
+        shown = [at for at, scene in enumerate(harder) if scene.color == color]
+        assert shown[-1] == 19 - age and (len(shown) - (harder[0].color == color)) == 2
+        assert answer(harder, "card", color) == answer(scenes, "card", color) == scenes[19 - age].text
+    assert answer(harder, "title") == answer(scenes, "title")

@@ -36,7 +36,6 @@ class Trainer(nn.Module):
         self.augment = torch.compile(self.augment, dynamic=True)
         self.patches = torch.compile(self.patches, dynamic=True)
         self.glyph_loss = torch.compile(self.glyph_loss, dynamic=True)
-        self.dropped = torch.compile(self.dropped, dynamic=True)
 
     def distort(self, pixels: torch.Tensor, shots: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Distort pixels [N, 6, H, W]: half of the shots are made narrower, lower and slanted, a quarter get bolder or thinner
@@ -56,12 +55,19 @@ class Trainer(nn.Module):
         theta[:, 0, 0], theta[:, 1, 1], theta[:, 0, 1] = across, down, draw(-0.08, 0.08, 0.5, 0.0)
         theta[:, 0, 2], theta[:, 1, 2] = (across - 1) * draw(-1, 1, 0.5, 0.0), (down - 1) * draw(-1, 1, 0.5, 0.0)
         theta = theta[shots]
-        grid = F.affine_grid(theta, list(pixels.shape), align_corners=False)
+        grid = self.coordinates(*pixels.shape[-2:]) @ theta.transpose(1, 2)[:, None]
         pixels = F.grid_sample(pixels, grid, padding_mode="border", align_corners=False)
         chosen, amount = torch.rand(n, device=self.device), torch.empty(n, device=self.device).uniform_(0, 0.5)
         bright, dark = ((amount * part)[shots].view(n, 1, 1, 1) for part in (chosen < 0.12, chosen > 0.88))
         wide, narrow = F.max_pool2d(pixels, 3, 1, 1), -F.max_pool2d(-pixels, 3, 1, 1)
         return pixels + bright * (wide - pixels) + dark * (narrow - pixels), theta
+
+    def coordinates(self, height: int, width: int) -> torch.Tensor:
+        """(x, y, 1) of the pixels' centres, fp32 [height, width, 3], from -1 to 1. `F.affine_grid` would be compiled anew for every
+        size."""
+        y, x = ((2 * torch.arange(size, device=self.device) + 1) / size - 1 for size in (height, width))
+        ones = torch.ones(height, width, device=self.device)
+        return torch.stack([x.expand(height, -1), y[:, None].expand(-1, width), ones], -1)
 
     def augment(self, clips: torch.Tensor, shots: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Clips uint8 [N, 2, 3, H, W] with distortion, gain, offset and noise, as float 0 to 255; and the maps of `distort`. The

@@ -47,7 +47,8 @@ def compose_shot(scenes: Sequence[Scene], width: int, height: int) -> list[tuple
 def write_video(path, frames: Iterable[np.ndarray], fps: float, crf: int = 23, preset: str = "veryfast") -> None:
     """Encode uint8 RGB frames [height, width, 3] (even sizes) as H.264 yuv420p in MP4, at `fps` frames per second.
 
-    path: a file name or a writable binary file. crf: x264's quality, 0 (best) to 51. preset: x264's name for its speed. Raises ValueError for no frames.
+    path: a file name or a writable binary file. crf: x264's quality, 0 (best) to 51. preset: x264's name for its speed.
+    Raises ValueError for no frames.
     """
     import av
 

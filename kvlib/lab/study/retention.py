@@ -78,6 +78,22 @@ def draw_history_stream(chunks: int, ages: Sequence[int], seed: int) -> tuple[li
     return scenes, shown
 
 
+def repeat_colors(scenes: Sequence[Scene], colors: dict[int, str], seed: int) -> list[Scene]:
+    """The stream of `draw_history_stream` made harder: every card's colour is shown once before, on an earlier chunk that has a
+    text, and the title stands on a card of one of these colours. The true answers stay the same.
+
+    Where a card has no earlier chunk with a text that is free, its colour is not repeated, except by the title.
+    """
+    rng, harder = random.Random(f"repeated {seed}"), list(scenes)
+    for age, color in sorted(colors.items()):
+        free = [at for at in range(1, len(scenes) - 1 - age) if harder[at].text and harder[at].color is None]
+        if free:
+            at = rng.choice(free)
+            harder[at] = replace(harder[at], color=color)
+    harder[0] = replace(harder[0], color=rng.choice(sorted(colors.values())))
+    return harder
+
+
 def ask_all(engine, scenes: Sequence[Scene], colors: dict[int, str], phrasing: int = 0, recall: int = 0) -> list[dict]:
     """Ask for now, title and history, greedily, in the wording number `phrasing` of `QUESTIONS`, with up to `recall` chunks
     from the engine's archive.
