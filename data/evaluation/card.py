@@ -32,7 +32,11 @@ up to {line} printable ASCII characters. The answer for a blank screen is "No te
 ## Held-out scores
 
 Held-out lines, font families and layouts; H.264, read at the default resolution. Device {device_used}, seed {seed}, greedy. The
-intervals are 95%, over streams. {streams}
+intervals are 95%, over streams.
+
+| streams | number |
+| --- | --- |
+{streams}
 
 | streams | question | exact | interval | n | character error rate |
 | --- | --- | --- | --- | --- | --- |
@@ -87,7 +91,7 @@ def write_card(result: dict, reader: Path, out: Path) -> None:
         runs="\n".join(runs),
         device_used=result["device"],
         seed=result["seed"],
-        streams="Streams: " + ", ".join(f"{count} with {name}" for name, count in result["streams"].items()) + ".",
+        streams="\n".join(f"| {name} | {count} |" for name, count in result["streams"].items()),
         rows="\n".join(
             f"| {k['condition']} | {k['kind']} | {k['accuracy']:.3f} | {k['low']:.3f} to {k['high']:.3f} | {k['n']} | {k['cer']:.4f} |"
             for k in result["kinds"]
