@@ -6,16 +6,16 @@ from itertools import pairwise
 import torch
 
 from kvlib import KVCacheManager, VideoStreamingInference, encoding, prompts
+from kvlib.families import QWEN2_5_VL
 from kvlib.ops import attention
 from kvlib.ops.language import run
 from kvlib.ops.positions import text_positions
-from kvlib.ops.vision import VisionTower
 
 
 def turn_tokens(engine: VideoStreamingInference, first: bool) -> tuple[torch.Tensor, torch.Tensor]:
     """Token ids [1, n] before and after the frames of a chunk. The `first` chunk of a stream begins with the system turn."""
     device = engine.model.get_input_embeddings().weight.device
-    return tuple(torch.tensor([ids], device=device) for ids in encoding.chunk_turn(engine.processor.tokenizer, first))
+    return tuple(torch.tensor([ids], device=device) for ids in prompts.chunk_texts(engine.processor.tokenizer, first))
 
 
 def question_tokens(engine: VideoStreamingInference, question: str) -> torch.Tensor:
@@ -75,7 +75,7 @@ def capacity_of(engine: VideoStreamingInference) -> int:
 
 def vision_features(visual, patches: torch.Tensor, grid: tuple[int, int, int]) -> torch.Tensor:
     """Features [merged patches, hidden] of patches [t * h * w, 1176] of a `grid` (t, h, w), by the engine's vision tower."""
-    return VisionTower(visual, None)(patches, grid)
+    return QWEN2_5_VL.tower(visual, None)(patches, grid)[0]
 
 
 def hidden_in_parts(language, embeddings: torch.Tensor, bounds: Sequence[int]) -> torch.Tensor:

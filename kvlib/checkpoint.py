@@ -8,16 +8,27 @@ from pathlib import Path
 
 import torch
 from safetensors import safe_open
-from transformers import AutoConfig, AutoTokenizer, Qwen2_5_VLForConditionalGeneration
+from transformers import AutoConfig, AutoTokenizer
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 
-ARCHITECTURE = "qwen2_5_vl"
+from kvlib.families import FAMILIES, family_of, refusal
+
 SPECIAL_TOKENS = ("<|im_start|>", "<|im_end|>", "<|vision_start|>", "<|vision_end|>")
 TOKENIZER_FILES = ("tokenizer.json", "vocab.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json")
-IMAGE_FILES = ("preprocessor_config.json", "processor_config.json")
+REMEDY = "choose a checkpoint of one of these"
+IMAGE_FILES, VIDEO_FILE = ("preprocessor_config.json", "processor_config.json"), "video_preprocessor_config.json"
+VIDEO_SETTINGS = (
+    "size",
+    "min_pixels",
+    "max_pixels",
+    "patch_size",
+    "merge_size",
+    "temporal_patch_size",
+    "image_mean",
+    "image_std",
+)
 INDEX, WEIGHTS = "model.safetensors.index.json", "model.safetensors"
 FLOATS = {"F64", "F32", "F16", "BF16"}  # the dtypes, as safetensors names them, of weights that are not quantized
-PIXEL_LIMITS = (56 * 56, 28 * 28 * 1280)  # Qwen2-VL's. The class attribute is no use: transformers writes into it.
 
 
 def check_checkpoint(path) -> None:
@@ -35,24 +46,24 @@ def check_checkpoint(path) -> None:
 
 
 def load_config(path, **hub_options):
-    """The configuration of a Qwen2.5-VL whose cached keys stay valid as the stream grows."""
-    model_type = ARCHITECTURE
+    """The configuration of a model of a known family whose cached keys stay valid as the stream grows."""
+    model_type = None
     if folder := _local_folder(path):
         _refuse_adapter(folder)
         model_type = _read_json(folder / "config.json").get("model_type")
         _read_present(folder, ["generation_config.json"])
-    if model_type == ARCHITECTURE:
-        with _explained("config.json", path):
-            config = AutoConfig.from_pretrained(path, trust_remote_code=False, **hub_options)
-        model_type = config.model_type
-    problem = f"has model_type {model_type!r} in config.json, but kvlib streams {ARCHITECTURE!r} only"
-    require(model_type == ARCHITECTURE, path, problem, "choose a Qwen2.5-VL checkpoint")
+    require(folder is None or model_type in FAMILIES, path, refusal(model_type), REMEDY)
+    with _explained("config.json", path):
+        config = AutoConfig.from_pretrained(path, trust_remote_code=False, **hub_options)
+    require(config.model_type in FAMILIES, path, refusal(config.model_type), REMEDY)
     text, rope = config.text_config, config.text_config.rope_parameters
-    problem = f"has layers of {sorted(set(text.layer_types))}, some of which drop old tokens themselves"
-    require(set(text.layer_types) == {"full_attention"}, path, problem, 'set "use_sliding_window": false in config.json')
+    kinds = set(getattr(text, "layer_types", None) or ["full_attention"])
+    problem = f"has layers of {sorted(kinds)}, some of which drop old tokens themselves"
+    require(kinds == {"full_attention"}, path, problem, 'set "use_sliding_window": false in config.json')
     problem = f"has rope_type {rope['rope_type']!r}: its frequencies change with the length, and cached keys become invalid"
     require(rope["rope_type"] not in ("dynamic", "longrope"), path, problem, 'set "default" or "yarn" in config.json')
-    section, pairs = rope.get("mrope_section"), text.hidden_size // text.num_attention_heads // 2
+    head = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
+    section, pairs = rope.get("mrope_section"), head // 2
     fits = isinstance(section, list) and len(section) == 3 and sum(section) == pairs
     require(fits, path, f"has mrope_section {section} in config.json, not three numbers with the sum {pairs}")
     return config
@@ -77,7 +88,8 @@ def check_weights(path, config) -> dict[str, Path]:
         require(bool(declared) != (dtypes <= FLOATS), path, problem, "fetch both of one checkpoint, best one not quantized")
     if folder and not declared:
         with _explained("the model in config.json", path), torch.device("meta"):
-            expected = {name: list(t.shape) for name, t in Qwen2_5_VLForConditionalGeneration(config).state_dict().items()}
+            made = family_of(config).transformers_class(config)
+            expected = {name: list(t.shape) for name, t in made.state_dict().items()}
         if config.tie_word_embeddings or config.text_config.tie_word_embeddings:
             expected.pop("lm_head.weight")
         wrong = [(name, stored[name], shape) for name, shape in expected.items() if stored.get(name, shape) != shape]
@@ -105,7 +117,7 @@ def load_tokenizer(path, config):
         ids, size, text = tokenizer.get_vocab(), config.text_config.vocab_size, "user\nassistant"
         lost = [t for t in SPECIAL_TOKENS if tokenizer.encode(t, add_special_tokens=False) != [ids.get(t)]]
         reads_text = tokenizer.decode(tokenizer.encode(text, add_special_tokens=False)) == text
-    remedy = "fetch the tokenizer files of a Qwen2.5-VL"
+    remedy = f"fetch the tokenizer files of a {family_of(config).name}"
     require(not lost, path, f"has a tokenizer that lacks the special tokens {lost}", remedy)
     require(reads_text, path, "has a tokenizer that does not give back plain text", remedy)
     problem = f"has a tokenizer with ids up to {max(ids.values())}, but vocab_size {size} in config.json"
@@ -114,17 +126,22 @@ def load_tokenizer(path, config):
 
 
 def load_image_processor(path, config) -> Qwen2VLImageProcessorPil:
-    """The image settings, whose patch sizes are the model's. Pixel limits are read from all the places in use."""
+    """The settings of the frames of a video, whose patch sizes are the model's. Pixel limits are read from all the places in
+    use."""
+    family = family_of(config)
     if folder := _local_folder(path):
-        present = _read_present(folder, IMAGE_FILES)
+        present = _read_present(folder, (*IMAGE_FILES, VIDEO_FILE))
         if IMAGE_FILES[0] not in present and "image_processor" not in present.get(IMAGE_FILES[1], {}):
             raise FileNotFoundError(f"no {IMAGE_FILES[0]} in {str(path)!r}: fetch that of the checkpoint")
     with _explained(IMAGE_FILES[0], path):
         given = dict(Qwen2VLImageProcessorPil.get_image_processor_dict(path)[0])
-        size, kind = given.pop("size", None) or {}, given.get("image_processor_type", "Qwen2 by default")
+        kind = given.get("image_processor_type", "Qwen2 by default")
+        if family.stamped:  # its limits for images are for one picture, those for videos for all of a chunk
+            given = _without_limits(given) | _video_settings(path, folder)
+        size = given.pop("size", None) or {}
         low, high = given.pop("min_pixels", None), given.pop("max_pixels", None)  # these override `size`, as in transformers
-        low = low or size.get("shortest_edge") or size.get("min_pixels") or PIXEL_LIMITS[0]
-        high = high or size.get("longest_edge") or size.get("max_pixels") or PIXEL_LIMITS[1]
+        low = low or size.get("shortest_edge") or size.get("min_pixels") or family.pixel_limits[0]
+        high = high or size.get("longest_edge") or size.get("max_pixels") or family.pixel_limits[1]
         made = Qwen2VLImageProcessorPil.from_dict(given | {"size": {"shortest_edge": low, "longest_edge": high}})
         scales = torch.tensor([made.image_mean, made.image_std])
         usable = scales.shape == (2, 3) and scales.isfinite().all() and scales[1].min() > 0 and made.rescale_factor > 0
@@ -133,8 +150,24 @@ def load_image_processor(path, config) -> Qwen2VLImageProcessorPil:
     wanted = (vision.patch_size, vision.temporal_patch_size, vision.spatial_merge_size)
     problem = f"has a {IMAGE_FILES[0]} that does not fit: type {kind}, patch sizes {sizes} (the model's: {wanted}), pixels"
     problem = f"{problem} {low} to {high}, mean and deviation {scales.tolist()}"
-    require(usable and sizes == wanted, path, problem, "fetch that of a Qwen2.5-VL")
+    require(usable and sizes == wanted, path, problem, f"fetch that of a {family.name}")
     return made
+
+
+def _without_limits(given: dict) -> dict:
+    return {name: value for name, value in given.items() if name not in ("size", "min_pixels", "max_pixels")}
+
+
+def _video_settings(path, folder: Path | None) -> dict:
+    """What a checkpoint says of videos beside what it says of images; nothing where it has no such file."""
+    if folder and not (folder / VIDEO_FILE).exists():
+        found = _read_present(folder, IMAGE_FILES[1:]).get(IMAGE_FILES[1], {}).get("video_processor", {})
+        return {name: found[name] for name in VIDEO_SETTINGS if name in found}
+    try:
+        found = Qwen2VLImageProcessorPil.get_image_processor_dict(path, image_processor_filename=VIDEO_FILE)[0]
+    except OSError:
+        return {}
+    return {name: found[name] for name in VIDEO_SETTINGS if name in found}
 
 
 def require(condition, path, problem: str, remedy: str = "the checkpoint is damaged or incomplete, fetch it again") -> None:
@@ -224,4 +257,6 @@ def _explained(part: str, path):
     except Exception as error:
         own_code = "trust_remote_code" in str(error)
         problem = "needs code of its own, which is not run" if own_code else f"is unusable: {type(error).__name__}: {error}"
-        raise ValueError(f"{str(path)!r} ({part}) {problem}: choose a Qwen2.5-VL checkpoint, or fetch it again") from error
+        raise ValueError(
+            f"{str(path)!r} ({part}) {problem}: choose a checkpoint that kvlib streams, or fetch it again"
+        ) from error

@@ -1,15 +1,18 @@
 """From the frames of a chunk to the embeddings that the language model takes."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from numbers import Real
 
 import torch
+import torch.nn.functional as F
 
+from kvlib.families import family_of
 from kvlib.ops.fused import device_of
 from kvlib.ops.pixels import changed_patches, grid_of, patchify
-from kvlib.ops.positions import chunk_positions
-from kvlib.prompts import tokens_after_frames, tokens_before_frames
+from kvlib.ops.positions import chunk_positions, stamped_positions
+from kvlib.prompts import chunk_texts
 from kvlib.video import stack_frames
 
 MAX_EXTENT = 2**17  # positions that a chunk may span: about 18 hours of video
@@ -18,27 +21,19 @@ MAX_FPS = 1000.0
 
 @dataclass(frozen=True)
 class EncodedChunk:
-    """A chunk after the vision tower: embeddings [1, tokens, hidden], and what `chunk_positions` needs to know of it.
+    """A chunk after the vision tower. Its texts are not in it: with some families they say its time.
 
-    kept: bool [temporal grids, rows, columns] of merged patches, on the CPU: whether each has a token here. The others were
-    dropped, see `encode_chunk`. duration: the seconds between the first frame of this chunk and that of the next, and
-    `interval` those between two frames.
+    first: whether it is a stream's first. features: [parts, kept, width], as of `VisionTower`, of the merged patches that are
+    kept. kept: bool [temporal grids, rows, columns] of merged patches, on the CPU: the others were dropped, see `encode_chunk`.
+    frames: their number, sampled at `fps` frames per second. time_step: as of `video_positions`.
     """
 
     first: bool
-    embeddings: torch.Tensor
-    before: int
+    features: torch.Tensor
     kept: torch.Tensor
-    after: int
+    frames: int
+    fps: float
     time_step: float
-    duration: float
-    interval: float
-
-    def positions(self, start: int) -> tuple[torch.Tensor, int]:
-        """Positions int64 [3, tokens] from `start` on, and the one after them: as if nothing were dropped."""
-        positions, following = chunk_positions(self.before, tuple(self.kept.shape), self.after, start, self.time_step)
-        before, after = (torch.ones(count, dtype=torch.bool) for count in (self.before, self.after))
-        return positions[:, torch.cat([before, self.kept.flatten(), after])], following
 
     @property
     def dropped(self) -> int:
@@ -52,10 +47,38 @@ class EncodedChunk:
         Raises ValueError for a given one that is no finite number.
         """
         if given is None:
-            return self.duration - self.interval if previous is None else previous + self.duration
+            return next_time(previous, self.frames, self.fps)
         if isinstance(given, bool) or not isinstance(given, Real) or not math.isfinite(given):
             raise ValueError(f"time_s={given!r}: give the time of the last frame in seconds, or None to count it")
         return float(given)
+
+
+@dataclass(frozen=True)
+class ChunkTokens:
+    """The tokens of a chunk: embeddings [parts, tokens, width], see `kvlib.ops.language`. texts: numbers of text tokens,
+    before the frames and after them; where every temporal grid is `stamped` with its time, before each and after the last."""
+
+    embeddings: torch.Tensor
+    texts: tuple[int, ...]
+    kept: torch.Tensor
+    time_step: float
+    stamped: bool
+
+    def positions(self, start: int) -> tuple[torch.Tensor, int]:
+        """Positions int64 [3, tokens] from `start` on, and the one after them: as if nothing were dropped."""
+        grid = tuple(self.kept.shape)
+        if self.stamped:
+            positions, following = stamped_positions(self.texts, grid, start)
+        else:
+            positions, following = chunk_positions(self.texts[0], grid, self.texts[1], start, self.time_step)
+        texts = [torch.ones(count, dtype=torch.bool) for count in self.texts]
+        blocks = self.kept.flatten(1) if self.stamped else self.kept.flatten()[None]
+        return positions[:, torch.cat(alternate(texts, blocks))], following
+
+
+def alternate(texts: Sequence, blocks: Sequence) -> list:
+    """The first text, the first block, the second text and so on; there is one text more."""
+    return [part for pair in zip(texts, blocks, strict=False) for part in pair] + [texts[-1]]
 
 
 def encode_chunk(
@@ -72,25 +95,48 @@ def encode_chunk(
         raise ValueError(
             f"fps={fps!r}: give the rate at which the frames were sampled, above 0 and up to {MAX_FPS:g} per second"
         )
-    settings = processor.image_processor
-    time_step = model.config.vision_config.tokens_per_second * settings.temporal_patch_size / fps
+    settings, family = processor.image_processor, family_of(model.config)
+    time_step = family.time_step(model.config, settings.temporal_patch_size / fps)
     frames = stack_frames(frames)
     if time_step * len(frames) > MAX_EXTENT:
         raise ValueError(f"fps={fps!r}: {len(frames)} frames would span over {MAX_EXTENT} positions; give the true rate")
-    patches, grid = patchify(frames, settings, device)
-    embed = model.get_input_embeddings()
-    before, after = (torch.tensor([ids], device=device_of(embed)) for ids in chunk_turn(processor.tokenizer, first))
+    patches, grid = patchify(frames, settings, device, family.resize)
     kept = torch.ones(grid[0], grid[1] // settings.merge_size, grid[2] // settings.merge_size, dtype=torch.bool)
     if drop_static:  # the host waits for the device before the tower's work begins, not after it
         kept = changed_patches(patches, grid, settings, drop_static).view(kept.shape).cpu()
     features = backbone.vision(patches, grid)
     if not kept.all():
-        features = features[kept.flatten().nonzero()[:, 0].to(features.device)]
-    head, tail = embed(before), embed(after)
-    block = features[None].to(head.device, head.dtype)
-    embeddings = torch.cat([head, block, tail], dim=1)
-    parts = before.shape[1], kept, after.shape[1]
-    return EncodedChunk(first, embeddings, *parts, time_step, len(frames) / float(fps), 1 / float(fps))
+        features = features[:, kept.flatten().nonzero()[:, 0].to(features.device)]
+    return EncodedChunk(first, features, kept, len(frames), float(fps), time_step)
+
+
+def place_in_turn(model, tokenizer, chunk: EncodedChunk, time_s: float) -> ChunkTokens:
+    """The tokens of a chunk whose last frame is shown at `time_s` seconds."""
+    family, embed = family_of(model.config), model.get_input_embeddings()
+    times = grid_times(chunk.frames, chunk.fps, time_s, len(chunk.kept)) if family.stamped else ()
+    texts = chunk_texts(tokenizer, chunk.first, times)
+    lengths = tuple(map(len, texts))
+    written = embed(torch.tensor([[token for text in texts for token in text]], device=device_of(embed)))
+    parts = len(chunk.features) - 1
+    written = F.pad(written, (0, 0, 0, 0, 0, parts)) if parts else written  # nothing is added to text
+    features = chunk.features.to(written.device, written.dtype)
+    pieces = features.split([int(grid.sum()) for grid in chunk.kept] if family.stamped else features.shape[1], dim=1)
+    embeddings = torch.cat(alternate(written.split(lengths, dim=1), pieces), dim=1)
+    return ChunkTokens(embeddings, lengths, chunk.kept, chunk.time_step, family.stamped)
+
+
+def next_time(previous: float | None, frames: int, fps: float) -> float:
+    """The time in seconds of the last of `frames` frames, sampled at `fps`, that follow a chunk whose last one has the time
+    `previous`; None: they are a stream's first."""
+    return (frames - 1) / fps if previous is None else previous + frames / fps
+
+
+def grid_times(frames: int, fps: float, last: float, grids: int) -> list[float]:
+    """The times in seconds of the temporal grids of a chunk whose last frame is shown at `last`: the mean of the times of each
+    grid's first and last frame, as Qwen3-VL's processor has it."""
+    each = -(-frames // grids)
+    times = [last - (frames - 1 - number) / fps for number in range(frames)]
+    return [(times[at] + times[min(at + each, frames) - 1]) / 2 for at in range(0, frames, each)]
 
 
 def check_drop_static(drop_static: float) -> float:
@@ -103,13 +149,12 @@ def check_drop_static(drop_static: float) -> float:
     return float(drop_static)
 
 
-def chunk_turn(tokenizer, first: bool) -> tuple[list[int], list[int]]:
-    """Token ids before and after the frames of a chunk; the `first` of a stream begins with the system turn."""
-    return tokens_before_frames(tokenizer, first), tokens_after_frames(tokenizer)
+def count_tokens(config, processor, frames, first: bool, previous: float | None = None, fps: float = 2.0) -> int:
+    """Tokens of a chunk of these frames, none dropped; the `first` of a stream has the system turn too.
 
-
-def count_tokens(processor, frames, first: bool) -> int:
-    """Tokens of a chunk of these frames, none dropped; the `first` of a stream has the system turn too."""
-    settings = processor.image_processor
-    t, h, w = grid_of(stack_frames(frames), settings)
-    return t * h * w // settings.merge_size**2 + sum(map(len, chunk_turn(processor.tokenizer, first)))
+    Where a chunk says its time, it is the one after a chunk with the time `previous`: longer times have more tokens.
+    """
+    settings, family, frames = processor.image_processor, family_of(config), stack_frames(frames)
+    t, h, w = grid_of(frames, settings, family.resize)
+    times = grid_times(len(frames), fps, next_time(previous, len(frames), fps), t) if family.stamped else ()
+    return t * h * w // settings.merge_size**2 + sum(map(len, chunk_texts(processor.tokenizer, first, times)))

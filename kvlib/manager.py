@@ -35,6 +35,11 @@ class KVCacheManager:
     chunks_seen = property(lambda self: self.state.chunks_seen, doc="Chunks ever stored.")
     seen = property(lambda self: self.state.seen, doc="Tokens ever stored.")
 
+    @property
+    def last_time(self) -> float | None:
+        """The time in seconds of the newest chunk; None before the first."""
+        return self.chunks[-1].time_s if self.chunks else None
+
     def get_seq_length(self) -> int:
         """Tokens stored now."""
         return self.state.stored

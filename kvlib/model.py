@@ -4,22 +4,23 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from transformers import Qwen2_5_VLForConditionalGeneration
+from transformers import PreTrainedModel
 
 from kvlib.checkpoint import check_weights, load_config, load_image_processor, load_tokenizer, require, require_tensors
+from kvlib.families import family_of
 
 HUB_OPTIONS = ("cache_dir", "force_download", "local_files_only", "proxies", "revision", "token")
 
 
 class StreamQwenModel:
-    """Loads transformers' own Qwen2.5-VL, unchanged.
+    """Loads transformers' own model of a family of `kvlib.families`, unchanged; config.json says which.
 
     Not a subclass: transformers renames the tensors of published checkpoints (`visual...`, `model.layers...`) for its own
     classes only, and would leave a subclass with random weights and a warning.
     """
 
     @staticmethod
-    def from_pretrained(path, *args, **kwargs) -> Qwen2_5_VLForConditionalGeneration:
+    def from_pretrained(path, *args, **kwargs) -> PreTrainedModel:
         """As in transformers; `torch_dtype` is accepted for `dtype`. Code from a checkpoint is never run.
 
         The files of a local folder are checked before any weight is read. Raises FileNotFoundError for missing files,
@@ -35,7 +36,7 @@ class StreamQwenModel:
         # No pickles are read. Wrong shapes come back in `info`, where `require_tensors` refuses them.
         fixed = dict(output_loading_info=True, trust_remote_code=False, use_safetensors=True, ignore_mismatched_sizes=True)
         try:
-            model, info = Qwen2_5_VLForConditionalGeneration.from_pretrained(path, *args, **kwargs | fixed)
+            model, info = family_of(config).transformers_class.from_pretrained(path, *args, **kwargs | fixed)
         except ImportError as error:  # a quantized checkpoint
             raise ValueError(f"the checkpoint at {str(path)!r} needs another package: {error}") from error
         require_tensors(path, info["missing_keys"], info["mismatched_keys"])

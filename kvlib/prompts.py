@@ -1,6 +1,7 @@
 """The turns of a stream as text and as tokens: one system turn, a user turn for each chunk, and one for a question."""
 
 import re
+from collections.abc import Sequence
 
 SYSTEM_PROMPT = "You are a helpful assistant."  # Qwen's own default
 DEFAULT_QUESTION = (
@@ -12,15 +13,17 @@ QUESTION_ZH = (  # the same in Chinese
 )
 
 
-def tokens_before_frames(tokenizer, first: bool) -> list[int]:
-    """Token ids before the frames of a chunk; the `first` of a stream begins with the system turn."""
+def chunk_texts(tokenizer, first: bool, times: Sequence[float] = ()) -> list[list[int]]:
+    """Token ids of the texts of a chunk; the `first` of a stream begins with the system turn.
+
+    Without `times` there are two, before and after the frames. With the `times` in seconds of its temporal grids there is one
+    before each grid, with its time as Qwen3-VL's processor writes it, and one after the last.
+    """
     system = f"<|im_start|>system\n{SYSTEM_PROMPT}<|im_end|>\n" if first else ""
-    return tokenize(tokenizer, f"{system}<|im_start|>user\n<|vision_start|>")
-
-
-def tokens_after_frames(tokenizer) -> list[int]:
-    """Token ids after the frames of a chunk."""
-    return tokenize(tokenizer, "<|vision_end|><|im_end|>\n")
+    stamps = [f"<{time:.1f} seconds>" for time in times] or [""]
+    begins = [f"{system}<|im_start|>user\n", *["<|vision_end|>"] * (len(stamps) - 1)]
+    texts = [f"{begin}{stamp}<|vision_start|>" for begin, stamp in zip(begins, stamps, strict=True)]
+    return [tokenize(tokenizer, text) for text in (*texts, "<|vision_end|><|im_end|>\n")]
 
 
 def question_tokens(tokenizer, question: str) -> list[int]:

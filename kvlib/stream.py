@@ -9,8 +9,9 @@ import torch
 
 from kvlib.archive import StoredStream, bring_back, check_recall, choose, open_archive, save_stream, with_recall
 from kvlib.cache import Tail
-from kvlib.encoding import EncodedChunk, check_drop_static, count_tokens, encode_chunk
+from kvlib.encoding import EncodedChunk, check_drop_static, count_tokens, encode_chunk, place_in_turn
 from kvlib.evictor import EvictionConfig, KVCacheEvictor
+from kvlib.families import family_of
 from kvlib.generation import Sampling, generate, stop_tokens
 from kvlib.manager import QUESTION_ROOM, KVCacheManager
 from kvlib.ops.backbone import backbone_of
@@ -23,9 +24,10 @@ from kvlib.prompts import DEFAULT_QUESTION, question_tokens
 
 
 class VideoStreamingInference:
-    """Streams video chunks through a Qwen2.5-VL into a bounded cache and answers questions about it.
+    """Streams video chunks through a model of `kvlib.families` into a bounded cache and answers questions about it.
 
-    model: a Qwen2.5-VL for conditional generation, in peft's wrapper too; it is never changed, so engines may share it.
+    model: a Qwen2-VL, Qwen2.5-VL or Qwen3-VL for conditional generation, in peft's wrapper too; it is never changed, so engines
+        may share it.
     processor: anything with `tokenizer` and `image_processor` (`load_processor`, `AutoProcessor`).
     device: where pixels are prepared; the model stays where it is.
     eviction_config: None = never evict.
@@ -37,9 +39,8 @@ class VideoStreamingInference:
     drop_static: a merged patch whose pixels change by less than this share of full scale, on average, since it was last kept in
         its chunk, gets no token; 0 = all get one.
 
-    Raises ValueError for arguments that cannot be used. One engine may be called from several threads: its calls queue.
-
-    Turns: one system turn, then each chunk as a user turn of its own; a question is one more user turn.
+    Raises ValueError for arguments that cannot be used. One engine may be called from several threads: its calls queue. Turns:
+    one system turn, then each chunk as a user turn of its own; a question is one more user turn.
     """
 
     def __init__(
@@ -58,7 +59,7 @@ class VideoStreamingInference:
         model = model.get_base_model() if hasattr(model, "get_base_model") else model
         self.model, self.processor, self.device = model, processor, torch.device(device)
         self.lock, self.drop_static = threading.RLock(), check_drop_static(drop_static)
-        self.backbone, language = backbone_of(model), model.model.language_model
+        self.backbone, language = backbone_of(model, family_of(model.config).tower), model.model.language_model
         eviction_config = with_recall(eviction_config, archive)
         kept = open_archive(archive, archive_bytes, model, eviction_config, kv_dtype, self.drop_static)
         evictor = None if eviction_config is None else KVCacheEvictor(eviction_config, language.rotary_emb.inv_freq)
@@ -83,15 +84,13 @@ class VideoStreamingInference:
     @torch.no_grad()
     def save(self, folder: str | Path) -> None:
         """Write the stream, and what its archive holds, to an empty folder, for `resume`. An engine whose archive is that
-        folder waits until all of it is written.
-
-        Raises ValueError for a folder that holds something else, OSError where it cannot be written.
-        """
+        folder waits until all of it is written. Raises ValueError for a folder that holds something else, OSError where it
+        cannot be written."""
         save_stream(self.cache_manager, Path(folder), self.model, self.drop_static)
 
     @property
     def eviction_config(self) -> EvictionConfig | None:
-        """The present configuration; `shrink` changes it. None = never evict."""
+        """The present configuration, which `shrink` changes; None = never evict."""
         return self.cache_manager.state.config
 
     @locked
@@ -113,9 +112,8 @@ class VideoStreamingInference:
 
         Takes and raises what `append_video_chunk` does for frames that cannot be used.
         """
-        first = not self.cache_manager.chunks
         place = self.model, self.backbone, self.processor, self.device
-        return encode_chunk(*place, frames, fps, first, self.drop_static)
+        return encode_chunk(*place, frames, fps, not self.cache_manager.chunks, self.drop_static)
 
     @locked
     @torch.no_grad()
@@ -125,11 +123,12 @@ class VideoStreamingInference:
         manager = self.cache_manager
         if chunk.first == bool(manager.chunks):
             raise ValueError("only a first chunk begins with the system turn: encode it with an engine as far on as this")
-        time_s = chunk.time(manager.chunks[-1].time_s if manager.chunks else None, time_s)
-        manager.make_room(chunk.embeddings.shape[1])
+        time_s = chunk.time(manager.last_time, time_s)
+        placed = place_in_turn(self.model, self.processor.tokenizer, chunk, time_s)
+        manager.make_room(placed.embeddings.shape[1])
         tail = manager.tail()
-        positions, next_position = chunk.positions(manager.next_position)  # making room may have moved it
-        self._forward(chunk.embeddings, positions, tail)
+        positions, next_position = placed.positions(manager.next_position)  # making room may have moved it
+        self._forward(placed.embeddings, positions, tail)
         return manager.track_tokens(tail, positions, next_position, time_s=time_s, dropped=chunk.dropped)
 
     @locked
@@ -197,13 +196,13 @@ class VideoStreamingInference:
         self.cache_manager.shrink(max_cache_tokens)
         self._token_graph = None  # it refers to the larger buffers
         self.backbone.graphs.clear()
-        if self.device.type == "cuda":
-            torch.cuda.empty_cache()
+        torch.cuda.empty_cache()  # which does nothing without a CUDA device
         return self.get_cache_info()
 
     def count_tokens(self, frames, first: bool = False) -> int:
-        """Tokens of a chunk of these frames, none dropped; the `first` of a stream has the system turn too."""
-        return count_tokens(self.processor, frames, first)
+        """Tokens of a chunk of these frames, none dropped; the `first` of a stream has the system turn too. Where a chunk says
+        its time (Qwen3-VL), it is counted as this stream's next one, at two frames per second."""
+        return count_tokens(self.model.config, self.processor, frames, first, self.cache_manager.last_time)
 
     def get_cache_info(self) -> dict:
         """Length and memory of the cache, see `KVCacheManager.info`, and `graph_bytes`: device memory of the CUDA graphs of the

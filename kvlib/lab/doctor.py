@@ -14,9 +14,10 @@ import transformers
 from rich.console import Console
 from rich.table import Column, Table
 from rich.text import Text
-from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
+from transformers import PretrainedConfig
 
 from kvlib.checkpoint import check_weights, load_config
+from kvlib.families import family_of
 from kvlib.lab.figures.fonts import chinese_font
 from kvlib.lab.report.report import device_name
 from kvlib.lab.study.budgets import choose_budget
@@ -77,7 +78,7 @@ def machine_rows(device: torch.device) -> list[Row]:
     return [
         Row("Python", platform.python_version(), "supported" if supported else "use 3.11, 3.12 or 3.13", supported),
         Row("torch", f"{torch.__version__}, {cuda}", "runs on the GPU" if on_gpu else no_gpu()),
-        Row("transformers", transformers.__version__, "Qwen2.5-VL runs with its model classes"),
+        Row("transformers", transformers.__version__, "models run with its classes"),
         Row(
             "device",
             device_name(device),
@@ -154,7 +155,7 @@ def model_rows(folder: Path, device: torch.device) -> tuple[list[Row], str]:
         return [Row("checkpoint", "would not load", f"{type(error).__name__}: {error}", False)], ""
     number = number_bytes(device)
     problem = weights_problem(folder, config)
-    _, tokens, _ = chunk_tokens(processor, CHUNK)
+    _, tokens, _ = chunk_tokens(config, processor, CHUNK)
     room = free_bytes(device) - parameters * number
     fit = tokens_beside_weights(config, device)
     found = f"{parameters / 1e9:.2f} billion parameters, {parameters * number / GIB:.1f} GiB"
@@ -169,14 +170,14 @@ def model_rows(folder: Path, device: torch.device) -> tuple[list[Row], str]:
     return rows, command(folder, int(fit * SHARE)) if not problem and fit * SHARE > tokens else ""
 
 
-def count_parameters(config: Qwen2_5_VLConfig) -> int:
+def count_parameters(config: PretrainedConfig) -> int:
     """Parameters of a model of these shapes; no weights are made."""
     with torch.device("meta"):
-        model = Qwen2_5_VLForConditionalGeneration(config)
+        model = family_of(config).transformers_class(config)
     return sum(parameter.numel() for parameter in model.parameters())
 
 
-def tokens_beside_weights(config: Qwen2_5_VLConfig, device: torch.device) -> int:
+def tokens_beside_weights(config: PretrainedConfig, device: torch.device) -> int:
     """Tokens whose keys and values fit into the memory that the weights leave."""
     number = number_bytes(device)
     room = free_bytes(device) - count_parameters(config) * number
@@ -188,7 +189,7 @@ def free_bytes(device: torch.device) -> int:
     return torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else psutil.virtual_memory().total // 2
 
 
-def weights_problem(folder: Path, config: Qwen2_5_VLConfig) -> str:
+def weights_problem(folder: Path, config: PretrainedConfig) -> str:
     """What is wrong with the weight files of the checkpoint, or "". Reads their headers only."""
     try:
         check_weights(folder, config)

@@ -8,7 +8,6 @@ from importlib.util import find_spec
 import torch
 import torch.nn.functional as F
 from torch import nn
-from transformers.models.qwen2_5_vl.modeling_qwen2_5_vl import Qwen2_5_VLRMSNorm
 
 MIN_FUSED_NUMEL = 2**20  # numbers from which on the call of a compiled kernel takes less than the launches that it saves
 TENSOR_CORES = (8, 0)  # compute capability that the compiler supports well
@@ -61,21 +60,37 @@ def device_of(module: nn.Module) -> torch.device:
     return next(module.parameters()).device if hooked is None else torch.device(hooked)
 
 
+def is_rms_norm(module: nn.Module) -> bool:
+    """Whether `module` is transformers' RMS norm of one of the families, whose weight may be read instead of calling it."""
+    kind = type(module)
+    own = kind.__module__.startswith("transformers.") and kind.__name__.endswith("RMSNorm")
+    return own and hasattr(module, "variance_epsilon") and not hasattr(module, "_hf_hook")
+
+
 def norm(module: nn.Module, hidden: torch.Tensor) -> torch.Tensor:
-    """What the RMS norm `module` computes of `hidden` [..., width]."""
-    if not is_plain(module, Qwen2_5_VLRMSNorm):
+    """What the RMS or layer norm `module` computes of `hidden` [..., width]."""
+    if not is_rms_norm(module):
         return module(hidden)
     return F.rms_norm(hidden, module.weight.shape, module.weight, module.variance_epsilon)
 
 
 def add_and_norm(hidden: torch.Tensor, more: torch.Tensor, module: nn.Module) -> tuple[torch.Tensor, torch.Tensor]:
-    """The sum of both [..., width], and what the RMS norm `module` computes of it."""
-    if not is_plain(module, Qwen2_5_VLRMSNorm):
-        return hidden + more, module(hidden + more)
-    return _add_and_norm(hidden, more, module.weight.to(hidden.device), module.variance_epsilon)
+    """The sum of both [..., width], and what the RMS or layer norm `module` computes of it."""
+    if is_rms_norm(module):
+        return _add_and_rms_norm(hidden, more, module.weight.to(hidden.device), module.variance_epsilon)
+    if is_plain(module, nn.LayerNorm):
+        weights = module.weight.to(hidden.device), module.bias.to(hidden.device)
+        return _add_and_layer_norm(hidden, more, *weights, module.eps)
+    return hidden + more, module(hidden + more)
 
 
 @fused
-def _add_and_norm(hidden, more, weight, epsilon):
+def _add_and_rms_norm(hidden, more, weight, epsilon):
     hidden = hidden + more
     return hidden, F.rms_norm(hidden, weight.shape, weight, epsilon)
+
+
+@fused
+def _add_and_layer_norm(hidden, more, weight, bias, epsilon):
+    hidden = hidden + more
+    return hidden, F.layer_norm(hidden, weight.shape, weight, bias, epsilon)

@@ -1,5 +1,8 @@
 """The language model as the stream needs it: transformers' own weights and results, one layer after the other into the cache.
 
+Embeddings have [parts, n, width]: the first part are the tokens, each further one is added behind the layer of its number
+(DeepStack, arXiv:2406.04334); most models and all text have no further ones.
+
 Nothing of a stream is stored on the model. On a CUDA device the twenty launches between the attention of two layers are
 captured as one graph where the tokens are few; attention itself, over a cache whose bounds move, is not captured. Few tokens
 are padded to a multiple of `BLOCK`, because chunks with dropped tokens have many lengths and would need a graph for each.
@@ -22,7 +25,7 @@ OnQueries = Callable[[torch.Tensor, torch.Tensor], None]
 
 
 class LanguageModel:
-    """Runs `language`, the language model of a Qwen2.5-VL; `graphs` None captures nothing."""
+    """Runs `language`, the language model of a `kvlib.families.Family`; `graphs` None captures nothing."""
 
     def __init__(self, language, graphs: GraphPool | None):
         self.language, self.graphs = language, graphs
@@ -100,8 +103,8 @@ def run(
     on_queries: OnQueries | None = None,
     tokens: int | None = None,
 ) -> torch.Tensor:
-    """Append tokens to the cache's `layers`, one for each of the model's: embeddings [1, n, width] at positions int64 [3, n]
-    -> states [1, n, width].
+    """Append tokens to the cache's `layers`, one for each of the model's: embeddings [parts, n, width] at positions
+    int64 [3, n] -> states [1, n, width].
 
     tokens: so many of the n are appended and have states; the others are padding. None: all.
     `on_queries` is called for every layer, in order, with its rotated queries [1, heads, n, head dim] and all the keys
@@ -122,18 +125,24 @@ def layer_by_layer(language, embeddings: torch.Tensor, cos: torch.Tensor, sin: t
     """Yields the rotated queries and keys and the values of each layer, [1, heads, n, head dim], and is sent their attention;
     at last yields the states."""
     first, *others = (layer.input_layernorm for layer in language.layers)
-    hidden = embeddings.to(device_of(first))
+    hidden, further = embeddings[:1].to(device_of(first)), list(embeddings[1:])
     normed = norm(first, hidden)
     for layer, following in zip(language.layers, (*others, language.norm), strict=True):
         attention, device = layer.self_attn, device_of(layer.input_layernorm)
         hidden, normed, cos, sin = (part.to(device) for part in (hidden, normed, cos, sin))
         projections = attention.q_proj, attention.k_proj, attention.v_proj
-        q, k, v = (project(normed).unflatten(-1, (-1, attention.head_dim)).transpose(1, 2) for project in projections)
+        q, k, v = (project(normed).unflatten(-1, (-1, attention.head_dim)) for project in projections)
+        if hasattr(attention, "q_norm"):  # over each head
+            q, k = norm(attention.q_norm, q), norm(attention.k_norm, k)
+        q, k, v = (part.transpose(1, 2) for part in (q, k, v))
         mixed = yield *rotate(q, k, cos, sin), v
         hidden, normed = add_and_norm(
             hidden, attention.o_proj(mixed.transpose(1, 2).flatten(2)), layer.post_attention_layernorm
         )
-        hidden, normed = add_and_norm(hidden, layer.mlp(normed), following)
+        more = layer.mlp(normed)
+        if further:
+            hidden, more = hidden + more, further.pop(0).to(device)
+        hidden, normed = add_and_norm(hidden, more, following)
     yield normed
 
 

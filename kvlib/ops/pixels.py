@@ -1,5 +1,7 @@
 """From frames to the pixel patches that the vision tower takes, in torch."""
 
+from collections.abc import Callable
+
 import torch
 import torch.nn.functional as F
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import smart_resize
@@ -14,27 +16,34 @@ def check_frame_size(height: int, width: int) -> None:
         raise ValueError(f"frames of height {height} and width {width}: give {limit}; crop or pad them")
 
 
-def grid_of(frames: torch.Tensor, settings) -> tuple[int, int, int]:
-    """The grid (t, h, w) in patches that uint8 frames [T, H, W, 3] become; `settings` as in `patchify`.
+def resize_each(frames: int, height: int, width: int, factor: int, fewest: int, most: int) -> tuple[int, int]:
+    """The height and width, multiples of `factor`, to which frames are resized, each within the limits of its pixels."""
+    return smart_resize(height, width, factor=factor, min_pixels=fewest, max_pixels=most)
+
+
+def grid_of(frames: torch.Tensor, settings, resize: Callable[..., tuple[int, int]] = resize_each) -> tuple[int, int, int]:
+    """The grid (t, h, w) in patches that uint8 frames [T, H, W, 3] become; `settings` and `resize` as in `patchify`.
 
     Raises ValueError as `check_frame_size`.
     """
     check_frame_size(*frames.shape[1:3])
     patch, low, high = settings.patch_size, settings.size["shortest_edge"], settings.size["longest_edge"]
-    limits = dict(factor=patch * settings.merge_size, min_pixels=low, max_pixels=high)
-    height, width = smart_resize(*frames.shape[1:3], **limits)
+    height, width = resize(*frames.shape[:3], patch * settings.merge_size, low, high)
     return -(-len(frames) // settings.temporal_patch_size), height // patch, width // patch
 
 
-def patchify(frames: torch.Tensor, settings, device) -> tuple[torch.Tensor, tuple[int, int, int]]:
+def patchify(
+    frames: torch.Tensor, settings, device, resize: Callable[..., tuple[int, int]] = resize_each
+) -> tuple[torch.Tensor, tuple[int, int, int]]:
     """Pixel patches of uint8 frames [T, H, W, 3], computed on `device`.
 
     Returns fp32 [t*h*w, 3 * temporal_patch * patch * patch], in the order of `Qwen2VLImageProcessorPil`, and the grid
     (t, h, w) in patches. An odd frame is paired with a repeat of the last. `settings` is an image processor of Qwen2-VL:
-    patch sizes, pixel limits, mean and standard deviation are read from it. Raises ValueError as `check_frame_size`.
+    patch sizes, pixel limits, mean and standard deviation are read from it. `resize`: as of `kvlib.families.Family`. Raises
+    ValueError as `check_frame_size`.
     """
     patch, merge, temporal = settings.patch_size, settings.merge_size, settings.temporal_patch_size
-    t, h, w = grid_of(frames, settings)
+    t, h, w = grid_of(frames, settings, resize)
     pixels = resize_bicubic(frames.to(device).permute(0, 3, 1, 2).float(), h * patch, w * patch)
     mean, std = (torch.tensor(x, device=pixels.device).view(1, 3, 1, 1) for x in (settings.image_mean, settings.image_std))
     pixels = (pixels * settings.rescale_factor - mean) / std

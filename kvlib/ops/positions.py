@@ -1,8 +1,10 @@
 """M-RoPE positions of a stream, and the rotation that moves cached keys to other positions.
 
 Every token has three positions (t, h, w). Text advances all three together; a video block spreads over them. Both rules
-are those of Qwen2-VL (arXiv:2409.12191, section 2.1) with the absolute time of Qwen2.5-VL (arXiv:2502.13923, section 2.1.1).
+are those of Qwen2-VL (arXiv:2409.12191, section 2.1); how far temporal grids are apart, its family says.
 """
+
+from collections.abc import Sequence
 
 import torch
 
@@ -17,9 +19,8 @@ def text_positions(length: int, start: int) -> torch.Tensor:
 def video_positions(grid: tuple[int, int, int], start: int, time_step: float) -> torch.Tensor:
     """Positions of one video block: int64 [3, T*H*W].
 
-    `grid` is (T temporal grids, H rows, W columns) of *merged* patches; `time_step` is the distance of two temporal grids,
-    `tokens_per_second` x seconds per grid. The product is floored after the multiplication by the grid's index, so that
-    fractional steps (more than `tokens_per_second` grids in a second) keep their order.
+    `grid` is (T temporal grids, H rows, W columns) of *merged* patches; `time_step` is the distance of two temporal grids.
+    The product is floored after the multiplication by the grid's index, so that fractional steps keep their order.
     """
     t = (torch.arange(grid[0], dtype=torch.float64) * time_step).floor().long()
     axes = torch.meshgrid(t, torch.arange(grid[1]), torch.arange(grid[2]), indexing="ij")
@@ -40,6 +41,16 @@ def chunk_positions(
     return torch.cat([head, block, text_positions(after, stop)], dim=1), stop + after
 
 
+def stamped_positions(texts: Sequence[int], grid: tuple[int, int, int], start: int) -> tuple[torch.Tensor, int]:
+    """As `chunk_positions`, of a chunk whose temporal grids are blocks of their own (Qwen3-VL). texts: numbers of text tokens,
+    before each grid and after the last."""
+    parts = []
+    for text in texts[:-1]:
+        head, start = chunk_positions(text, (1, *grid[1:]), 0, start, 1)
+        parts.append(head)
+    return torch.cat([*parts, text_positions(texts[-1], start)], dim=1), start + texts[-1]
+
+
 def text_in_front(spread: torch.Tensor) -> int:
     """Text tokens in front of the frames of a chunk, from the positions of its tokens less its start, int64 [3, tokens]; 0 for
     a chunk without two visual tokens of one temporal grid. Text advances the temporal position with every token."""
@@ -57,9 +68,9 @@ def rotary_tables(
     multiplies in fp32, the angles are computed in fp64: positions may grow without end and stay exact.
     """
     angles = positions[:, :, None].double() * rotary.inv_freq.to(positions.device).double()
-    angles = torch.cat([part[axis % 3] for axis, part in enumerate(angles.split(rotary.mrope_section, dim=-1))], dim=-1)
     factor = rotary.attention_scaling if scaled else 1.0
-    cos, sin = ((table.repeat(1, 2)[None].float() * factor).to(dtype) for table in (angles.cos(), angles.sin()))
+    tables = (rotary.recomposition_frequencies(table[:, None]) for table in (angles.cos(), angles.sin()))
+    cos, sin = ((table.float() * factor).to(dtype) for table in tables)
     return cos, sin
 
 

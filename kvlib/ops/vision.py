@@ -1,8 +1,7 @@
-"""The vision tower as the stream needs it: transformers' own weights and results, without its Python loop over windows.
+"""Vision towers as the stream needs them: transformers' own weights and results, with as few launches as possible.
 
-Patches are put into an order in which windows of equal length lie side by side, so that each length is one batched attention
-call; that order and the rotary tables are computed once per grid. On a CUDA device the thousand launches of a small grid are
-captured as one graph.
+What depends on the grid alone is computed once per grid. On a CUDA device the thousand launches of a small grid are captured as
+one graph.
 """
 
 from dataclasses import dataclass
@@ -12,47 +11,36 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 from transformers.models.qwen2_5_vl.modeling_qwen2_5_vl import apply_rotary_pos_emb_vision
-from transformers.vision_utils import get_vision_position_ids, get_vision_window_index
+from transformers.vision_utils import get_vision_position_ids
 
 from kvlib.ops.fused import add_and_norm, device_of, fused, is_plain, norm
 from kvlib.ops.graphs import GraphPool, capture_graph, pool_bytes
 
 MAX_GRAPH_PATCHES = 4096  # up to which the tower takes as long as its launches, not its work, and a graph needs little memory
-MAX_LAYOUTS = 8  # grids whose layouts are kept
-ALIGNED = 8  # half-precision numbers in 16 bytes
+MAX_LAYOUTS = 8  # grids whose plans are kept
 rotate = fused(apply_rotary_pos_emb_vision)
 
 Grid = tuple[int, int, int]  # temporal grids, rows and columns of patches
 
 
-@dataclass(frozen=True)
-class Layout:
-    """Where the patches of a grid go. order, inverse: int64 [merged patches], to the order of windows and back;
-    cos, sin: fp32 [patches, head dim] in that order; windows: (count, length) of equal windows, in patches, as they follow one
-    another; frames: int64 [temporal grids, patches of one], the patches of each temporal grid."""
-
-    order: torch.Tensor
-    inverse: torch.Tensor
-    cos: torch.Tensor
-    sin: torch.Tensor
-    windows: list[tuple[int, int]]
-    frames: torch.Tensor
-
-
 class VisionTower:
-    """Runs `visual`, the vision tower of a Qwen2.5-VL, on one chunk at a time; `graphs` None captures nothing."""
+    """Runs `visual`, a vision tower, on one chunk at a time; `graphs` None captures nothing.
+
+    A family's tower has the methods `plan(grid, device)`, for what depends on the grid alone, and `features(patches, plan)`:
+    what a call gives, of patches on the tower's device and in its dtype, launch by launch.
+    """
 
     def __init__(self, visual, graphs: GraphPool | None):
         self.visual, self.graphs = visual, graphs
-        self.layout = lru_cache(MAX_LAYOUTS)(lambda grid, device: layout(visual, grid, device))
+        self.planned = lru_cache(MAX_LAYOUTS)(self.plan)
 
     def __call__(self, patches: torch.Tensor, grid: Grid) -> torch.Tensor:
-        """Features [merged patches, width of the language model] of the patches [patches, channels x frames x height x width]
-        of
-        one `grid`. A small grid that comes a second time is computed by a CUDA graph."""
-        device, weight = device_of(self.visual.patch_embed.proj), self.visual.merger.ln_q.weight
+        """Features [parts, merged patches, width of the language model] of the patches [patches, channels x frames x height x
+        width] of one `grid`; the first part becomes tokens, the others are added behind the first layers of the language model.
+        A small grid that comes a second time is computed by a CUDA graph."""
+        device, weight = device_of(self.visual.patch_embed.proj), self.visual.blocks[0].norm1.weight
         patches = patches.to(device, weight.dtype)
-        plan, key = self.layout(grid, device), ("vision", grid, patches.dtype, weight.data_ptr())
+        plan, key = self.planned(grid, device), ("vision", grid, patches.dtype, weight.data_ptr())
         if self.graphs is None or len(patches) > MAX_GRAPH_PATCHES or not self.graphs.seen(key):
             return self.features(patches, plan)
         graph = self.graphs.take(key, lambda: VisionGraph(self, patches, plan))
@@ -60,27 +48,63 @@ class VisionTower:
         self.graphs.give(key, graph)
         return features
 
-    def features(self, patches: torch.Tensor, plan: Layout) -> torch.Tensor:
-        """As a call does, of patches on the tower's device and in its dtype, launch by launch."""
-        visual, unit = self.visual, self.visual.spatial_merge_unit
+
+@dataclass(frozen=True)
+class Plan:
+    """Of a grid: cos, sin fp32 [patches, head dim]; `count` of its temporal grids; the positions [patches, width] that are
+    added to the embedded patches, None for none."""
+
+    cos: torch.Tensor
+    sin: torch.Tensor
+    count: int
+    positions: torch.Tensor | None
+
+
+class GridTower(VisionTower):
+    """A tower all of whose layers attend within a temporal grid: one batched attention call for all grids of a chunk.
+
+    A family's tower has the methods `last_norm()`, the norm after the last block, and `merge(normed)`, from that norm's result
+    to features; it may have `place` and `tap`.
+    """
+
+    def plan(self, grid: Grid, device) -> Plan:
+        positions = get_vision_position_ids(torch.tensor([grid]), self.visual.spatial_merge_size)
+        rotary = self.visual.rotary_pos_emb
+        tables = rotary(torch.empty(0, device=rotary.inv_freq.device), positions.to(rotary.inv_freq.device))
+        cos, sin = (table.float().to(device) for table in tables)
+        return Plan(cos, sin, grid[0], self.place(grid, device))
+
+    def features(self, patches: torch.Tensor, plan: Plan) -> torch.Tensor:
+        visual, taps = self.visual, []
         hidden = embedded(visual.patch_embed, patches)
-        hidden = hidden.unflatten(0, (-1, unit))[plan.order].flatten(0, 1)
+        if plan.positions is not None:
+            hidden = hidden + plan.positions.to(hidden.dtype)
         first, *others = (block.norm1 for block in visual.blocks)
         hidden = hidden.to(device_of(first))
         normed = norm(first, hidden)
-        for number, (block, following) in enumerate(zip(visual.blocks, (*others, visual.merger.ln_q), strict=True)):
+        for number, (block, following) in enumerate(zip(visual.blocks, (*others, self.last_norm()), strict=True)):
             hidden, normed = (part.to(device_of(block.norm1)) for part in (hidden, normed))
-            whole = number in visual.fullatt_block_indexes
-            hidden, normed = add_and_norm(hidden, window_attention(block.attn, normed, plan, whole), block.norm2)
-            hidden, normed = add_and_norm(hidden, feed_forward(block.mlp, normed), following)
-        merged = visual.merger.mlp(normed.unflatten(0, (-1, unit)).flatten(1))
-        return merged[plan.inverse.to(merged.device)]
+            q, k, v = heads_of(block.attn, normed, plan.cos, plan.sin)
+            mixed = block.attn.proj(batched(q, k, v, plan.count).flatten(1))
+            hidden, normed = add_and_norm(hidden, mixed, block.norm2)
+            hidden, normed = add_and_norm(hidden, block.mlp(normed), following)
+            taps.append(self.tap(number, hidden))
+        parts = [self.merge(normed), *(tap for tap in taps if tap is not None)]
+        return torch.stack([part.to(parts[0].device) for part in parts])
+
+    def place(self, grid: Grid, device) -> torch.Tensor | None:
+        """Positions [patches, width] that are added to the embedded patches of a grid."""
+        return None
+
+    def tap(self, number: int, hidden: torch.Tensor) -> torch.Tensor | None:
+        """A further part of the features, of the states [patches, width] after the block `number`."""
+        return None
 
 
 class VisionGraph:
     """What a `VisionTower` does with patches like these of one grid, as one CUDA graph."""
 
-    def __init__(self, tower: VisionTower, patches: torch.Tensor, plan: Layout):
+    def __init__(self, tower: VisionTower, patches: torch.Tensor, plan):
         self.patches, self.plan = patches.clone(), plan  # the graph reads both
         tower.features(self.patches, plan)  # compiles the kernels, which a capture cannot
         self.graph, self.features = capture_graph(lambda: tower.features(self.patches, plan), patches.device)
@@ -98,76 +122,13 @@ def embedded(patch_embed, patches: torch.Tensor) -> torch.Tensor:
     product."""
     if not is_plain(patch_embed.proj, nn.Conv3d):
         return patch_embed(patches)
-    return F.linear(patches, patch_embed.proj.weight.flatten(1))
+    return F.linear(patches, patch_embed.proj.weight.flatten(1), patch_embed.proj.bias)
 
 
-def layout(visual, grid: Grid, device) -> Layout:
-    """Work out the `Layout` of a grid."""
-    thw, unit = torch.tensor([grid]), visual.spatial_merge_unit
-    merged, ends = get_vision_window_index(
-        thw, spatial_merge_size=visual.spatial_merge_size, window_size=visual.window_size, patch_size=visual.patch_size
-    )
-    windows = merged.split((ends.diff() // unit).tolist())
-    windows = sorted((window for window in windows if len(window)), key=len, reverse=True)
-    order = torch.cat(windows)
-    lengths = torch.tensor([unit * len(window) for window in windows]).unique_consecutive(return_counts=True)
-    positions = get_vision_position_ids(thw, visual.spatial_merge_size)
-    rotary = visual.rotary_pos_emb
-    tables = rotary(torch.empty(0, device=rotary.inv_freq.device), positions.to(rotary.inv_freq.device))
-    cos, sin = (table.float().unflatten(0, (-1, unit))[order.to(table.device)].flatten(0, 1) for table in tables)
-    inverse = order.argsort()
-    patches = (inverse[:, None] * unit + torch.arange(unit)).flatten()  # where the patches have gone
-    return Layout(
-        order.to(device),
-        inverse.to(device),
-        cos.to(device),
-        sin.to(device),
-        [(count, length) for length, count in zip(*(part.tolist() for part in lengths), strict=True)],
-        patches.view(grid[0], -1).to(device),
-    )
-
-
-def window_attention(attention, hidden: torch.Tensor, plan: Layout, whole: bool) -> torch.Tensor:
-    """Attention [patches, width] of every patch over its window, or over its `whole` temporal grid."""
+def heads_of(attention, hidden: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> tuple[torch.Tensor, ...]:
+    """Rotated queries and keys, and values, [patches, heads, head dim] each, of hidden [patches, width]."""
     q, k, v = attention.qkv(hidden).unflatten(-1, (3, attention.num_heads, attention.head_dim)).unbind(1)
-    q, k = rotate(q, k, plan.cos.to(q.device), plan.sin.to(q.device))
-    if whole and len(plan.frames) > 1:
-        frames = plan.frames.to(q.device)
-        mixed = torch.empty_like(q)
-        mixed[frames.flatten()] = batched(*(x[frames.flatten()] for x in (q, k, v)), len(frames))
-    elif whole:
-        mixed = batched(q, k, v, 1)
-    else:
-        sizes = [count * length for count, length in plan.windows]
-        parts = zip(*(x.split(sizes) for x in (q, k, v)), plan.windows, strict=True)
-        mixed = torch.cat([batched(*part, count) for *part, (count, _) in parts])
-    return attention.proj(mixed.flatten(1))
-
-
-def feed_forward(mlp, hidden: torch.Tensor) -> torch.Tensor:
-    """What transformers' `mlp` computes of hidden [patches, width].
-
-    Its inner width, 3420 in the published models, is padded with zeros to rows of whole 16 bytes, which fast matrix products
-    on a GPU need. The padded weights are made anew each time: that costs little, and keeping them much memory. Adapters and
-    quantized layers are called as they are.
-    """
-    if not all(is_plain(layer) for layer in (mlp.gate_proj, mlp.up_proj, mlp.down_proj)):
-        return mlp(hidden)
-    short = -mlp.gate_proj.out_features % ALIGNED
-    inner = mlp.gate_proj, mlp.up_proj
-    gate, up = (F.linear(hidden, widened(part.weight, 0, short), widened(part.bias, 0, short)) for part in inner)
-    return F.linear(gated(gate, up), widened(mlp.down_proj.weight, 1, short), mlp.down_proj.bias)
-
-
-def widened(weight: torch.Tensor, dimension: int, more: int) -> torch.Tensor:
-    """`weight` with `more` zeros at the end of one of its dimensions."""
-    after = weight.ndim - 1 - dimension
-    return F.pad(weight, (0, 0) * after + (0, more)) if more else weight
-
-
-@fused
-def gated(gate: torch.Tensor, up: torch.Tensor) -> torch.Tensor:
-    return F.silu(gate) * up
+    return *rotate(q, k, cos.to(q.device), sin.to(q.device)), v
 
 
 def batched(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, count: int) -> torch.Tensor:

@@ -86,7 +86,7 @@ def tensors_of(folder):
 
 def test_no_weights_are_read(monkeypatch):
     monkeypatch.setattr(torch.nn.Module, "load_state_dict", None)
-    monkeypatch.setattr("kvlib.model.Qwen2_5_VLForConditionalGeneration.from_pretrained", None)
+    monkeypatch.setattr("transformers.Qwen2_5_VLForConditionalGeneration.from_pretrained", None)
     before = torch.get_default_dtype()
     assert rows_of(READER)["checkpoint"].good
     assert torch.get_default_dtype() == before

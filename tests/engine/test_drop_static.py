@@ -6,6 +6,7 @@ import torch
 from helpers import QUESTION, QUESTION_TURN, fingerprint, placement, processed
 
 from kvlib import EvictionConfig, VideoStreamingInference
+from kvlib.encoding import place_in_turn
 from kvlib.evictor import POSITION_MODES
 from kvlib.policies import Importance, Uniform
 from kvlib.policies.scorers import SCORERS
@@ -44,10 +45,12 @@ def changed(frames: torch.Tensor, threshold: float) -> np.ndarray:
 def test_kept_is_what_changed_since_it_was_last_kept(dropping, partly_static, count, seed):
     frames = partly_static(count, seed)
     expected = changed(frames, DROP)
-    chunk = dropping().encode(frames)
+    made = dropping()
+    chunk = made.encode(frames)
     assert chunk.kept.numpy().tolist() == expected.tolist()
     assert chunk.dropped == (~expected).sum() and (count < 4 or chunk.dropped > 0)
-    assert chunk.embeddings.shape[1] == chunk.before + expected.sum() + chunk.after
+    placed = place_in_turn(made.model, made.processor.tokenizer, chunk, 0.0)
+    assert placed.embeddings.shape[:2] == (1, placed.texts[0] + expected.sum() + placed.texts[1])
 
 
 @pytest.mark.parametrize(("steps", "kept"), [(1, [1, 0, 0, 1, 0, 0, 1, 0]), (4, [1] * 8), (0, [1] + [0] * 7)])
@@ -175,16 +178,17 @@ def test_redundancy_compares_what_both_chunks_have_kept(dropping, partly_static,
         streamed.append_encoded(encoded[-1])
     for hook in hooks:
         hook.remove()
+    texts = [place_in_turn(streamed.model, streamed.processor.tokenizer, part, 0.0).texts for part in encoded]
     for number in (1, 2):
+        (old_before, _), (before, after) = texts[number - 1], texts[number]
         old, new = (
-            [None] * part.before + (1 + part.kept.flatten().nonzero()[:, 0]).tolist() + [None] * part.after
-            for part in encoded[number - 1 : number + 1]
+            [None] * part_before + (1 + part.kept.flatten().nonzero()[:, 0]).tolist() + [None] * after
+            for part, part_before in zip(encoded[number - 1 : number + 1], (old_before, before), strict=True)
         )
         both = [(old.index(place), spot) for spot, place in enumerate(new) if place is not None and place in old]
         # text in front of the frames, as much as both have, and behind them stands at equal positions too
-        shared = min(part.before for part in encoded[number - 1 : number + 1])
-        both += [(encoded[number - 1].before - i, encoded[number].before - i) for i in range(1, shared + 1)]
-        both += [(len(old) - i, len(new) - i) for i in range(1, encoded[number].after + 1)]
+        both += [(old_before - i, before - i) for i in range(1, min(old_before, before) + 1)]
+        both += [(len(old) - i, len(new) - i) for i in range(1, after + 1)]
         assert len(both) < len(new)
         cosines = [
             torch.nn.functional.cosine_similarity(

@@ -29,7 +29,7 @@ def publish(path, model, processor) -> None:
     placed = {name: file for file, names in zip(SHARDS, halves, strict=True) for name in names}
     write(path / INDEX, {"metadata": {}, "weight_map": placed})
     config = read(path / "config.json")
-    del config["text_config"]["layer_types"]
+    config["text_config"].pop("layer_types", None)
     rope = config["text_config"].pop("rope_parameters")
     scaling = {"type": "mrope", "mrope_section": rope["mrope_section"]}
     flat = config.pop("text_config") | config | {"rope_theta": rope["rope_theta"], "rope_scaling": scaling}

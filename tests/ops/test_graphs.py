@@ -6,6 +6,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+from kvlib.families.qwen2_5_vl import WindowedTower as TOWER
 from kvlib.ops.backbone import backbone_of, captures
 from kvlib.ops.graphs import GraphPool
 
@@ -76,8 +77,8 @@ def test_many_keys_are_not_remembered_for_ever():
 
 def test_engines_on_one_model_share_its_parts_and_a_cpu_captures_nothing(engine, model):
     one, other = engine(), engine()
-    assert one.backbone is other.backbone is backbone_of(model)
-    assert backbone_of(copy.deepcopy(model)) is not one.backbone
+    assert one.backbone is other.backbone is backbone_of(model, TOWER)
+    assert backbone_of(copy.deepcopy(model), TOWER) is not one.backbone
     assert captures(model) == (False, False)
     assert one.backbone.language.graphs is None and one.backbone.vision.graphs is None
     assert one.get_cache_info()["graph_bytes"] == 0
@@ -86,6 +87,6 @@ def test_engines_on_one_model_share_its_parts_and_a_cpu_captures_nothing(engine,
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 def test_a_model_that_moves_to_a_gpu_gets_new_parts(model):
     moved = copy.deepcopy(model)
-    before = backbone_of(moved)
+    before = backbone_of(moved, TOWER)
     moved.to("cuda")
-    assert backbone_of(moved) is not before and captures(moved) == (True, True)
+    assert backbone_of(moved, TOWER) is not before and captures(moved) == (True, True)

@@ -7,11 +7,12 @@ import pytest
 import torch
 from transformers.models.qwen2_5_vl.modeling_qwen2_5_vl import Qwen2_5_VLMLP
 
+from kvlib.families.qwen2_5_vl import WindowedTower, feed_forward
 from kvlib.lab.report import paths
 from kvlib.lab.study import runs
 from kvlib.ops import vision
 from kvlib.ops.graphs import GraphPool
-from kvlib.ops.vision import MAX_GRAPH_PATCHES, MAX_LAYOUTS, VisionGraph, VisionTower, feed_forward, layout
+from kvlib.ops.vision import MAX_GRAPH_PATCHES, MAX_LAYOUTS, VisionGraph
 
 GRIDS = [(1, 4, 6), (2, 10, 20), (3, 18, 8), (1, 2, 2), (2, 8, 8), (1, 24, 34)]
 
@@ -25,7 +26,7 @@ def patches(grid, seed=0) -> torch.Tensor:
 def test_features_are_those_of_transformers(model, grid):
     visual = model.model.visual
     theirs = visual(patches(grid), grid_thw=torch.tensor([grid])).pooler_output
-    torch.testing.assert_close(VisionTower(visual, None)(patches(grid), grid), theirs, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(WindowedTower(visual, None)(patches(grid), grid)[0], theirs, rtol=1e-4, atol=1e-5)
 
 
 @torch.no_grad()
@@ -33,13 +34,13 @@ def test_features_of_the_reader_too():
     visual = runs.load(str(paths.READER), torch.device("cpu"))[0].model.visual
     grid = (2, 10, 20)
     theirs = visual(patches(grid), grid_thw=torch.tensor([grid])).pooler_output
-    torch.testing.assert_close(VisionTower(visual, None)(patches(grid), grid), theirs, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(WindowedTower(visual, None)(patches(grid), grid)[0], theirs, rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize("grid", GRIDS)
 def test_a_layout_is_a_rearrangement_in_which_equal_windows_lie_side_by_side(model, grid):
     visual = model.model.visual
-    plan = layout(visual, grid, "cpu")
+    plan = WindowedTower(visual, None).plan(grid, "cpu")
     merged = grid[0] * grid[1] * grid[2] // visual.spatial_merge_unit
     assert sorted(plan.order.tolist()) == list(range(merged))
     assert plan.order[plan.inverse].tolist() == list(range(merged))
@@ -50,18 +51,18 @@ def test_a_layout_is_a_rearrangement_in_which_equal_windows_lie_side_by_side(mod
 
 @torch.no_grad()
 def test_temporal_grids_do_not_see_each_other(model):
-    tower, grid = VisionTower(model.model.visual, None), (2, 10, 20)
-    both = tower(patches(grid), grid)
+    tower, grid = WindowedTower(model.model.visual, None), (2, 10, 20)
+    both = tower(patches(grid), grid)[0]
     other = torch.cat([patches(grid)[:200], patches(grid, 1)[200:]])
-    torch.testing.assert_close(tower(other, grid)[:50], both[:50])
-    assert not torch.allclose(tower(other, grid)[50:], both[50:])
+    torch.testing.assert_close(tower(other, grid)[0, :50], both[:50])
+    assert not torch.allclose(tower(other, grid)[0, 50:], both[50:])
 
 
 @torch.no_grad()
 def test_a_layout_is_worked_out_once_and_few_are_kept(model, monkeypatch):
-    made = []
-    monkeypatch.setattr(vision, "layout", lambda visual, grid, device: made.append(grid) or layout(visual, grid, device))
-    tower, grids = VisionTower(model.model.visual, None), [(1, 2, 2 + 2 * number) for number in range(MAX_LAYOUTS + 1)]
+    made, plan = [], WindowedTower.plan
+    monkeypatch.setattr(WindowedTower, "plan", lambda tower, grid, device: made.append(grid) or plan(tower, grid, device))
+    tower, grids = WindowedTower(model.model.visual, None), [(1, 2, 2 + 2 * number) for number in range(MAX_LAYOUTS + 1)]
     for grid in (*grids, *grids[1:]):
         tower(patches(grid), grid)
     assert made == grids
@@ -72,7 +73,7 @@ def test_a_layout_is_worked_out_once_and_few_are_kept(model, monkeypatch):
 @torch.no_grad()
 def test_without_a_pool_nothing_is_captured(model, monkeypatch):
     monkeypatch.setattr(vision, "VisionGraph", lambda *_: pytest.fail("a capture"))
-    tower, grid = VisionTower(model.model.visual, None), (2, 10, 20)
+    tower, grid = WindowedTower(model.model.visual, None), (2, 10, 20)
     for seed in range(3):
         tower(patches(grid, seed), grid)
 
@@ -92,7 +93,7 @@ def test_graphs_are_used_from_the_second_time_on_for_few_patches(model, monkeypa
 
     monkeypatch.setattr(vision, "VisionGraph", Graph)
     monkeypatch.setattr(vision, "MAX_GRAPH_PATCHES", 32)
-    tower = VisionTower(model.model.visual, GraphPool())
+    tower = WindowedTower(model.model.visual, GraphPool())
     for grid, replayed in (((1, 8, 8), [False] * 3), ((1, 4, 8), [False, True, True]), ((1, 8, 4), [False, True, True])):
         assert [isinstance(tower(patches(grid), grid), str) for _ in range(3)] == replayed
     assert captured == [32, 32], "grids of as many patches have graphs of their own"
@@ -103,14 +104,14 @@ def test_graphs_are_used_from_the_second_time_on_for_few_patches(model, monkeypa
 def test_captured_grids_give_the_same_features(model, monkeypatch):
     captured = []
     monkeypatch.setattr(vision, "VisionGraph", lambda *a: captured.append(len(a[1])) or VisionGraph(*a))
-    tower = VisionTower(copy.deepcopy(model.model.visual).to("cuda", torch.bfloat16), GraphPool())
+    tower = WindowedTower(copy.deepcopy(model.model.visual).to("cuda", torch.bfloat16), GraphPool())
     small, other, large = (2, 10, 20), (1, 8, 12), (1, MAX_GRAPH_PATCHES // 32 + 2, 32)
     kept = []
     for seed in range(4):  # in turns, so that one graph could spoil another
         kept += [(grid, seed, tower(patches(grid, seed), grid)) for grid in (small, other, large)]
     assert captured == [400, 96]
     for grid, seed, features in kept:
-        expected = VisionTower(tower.visual, None)(patches(grid, seed), grid).float()
+        expected = WindowedTower(tower.visual, None)(patches(grid, seed), grid).float()
         assert (features.float() - expected).norm() / expected.norm() < 1e-3, (grid, seed)
 
 

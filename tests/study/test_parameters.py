@@ -140,7 +140,7 @@ def asking(**changes) -> dict:
 
 
 def test_inputs_that_are_there_are_accepted(monkeypatch):
-    monkeypatch.setattr("kvlib.model.Qwen2_5_VLForConditionalGeneration.from_pretrained", None)  # no weights are read
+    monkeypatch.setattr("transformers.Qwen2_5_VLForConditionalGeneration.from_pretrained", None)  # no weights are read
     for notebook, values in (("01_sink_detection", SINKS | INPUTS), ("02_oom_free", OOM | INPUTS)):
         check_inputs(check_parameters(notebook, **values))
     check_inputs(check_parameters("05_policy_comparison", **asking()))

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from kvlib import EvictionConfig, VideoStreamingInference, load_processor, prompts
+from kvlib.checkpoint import load_config
 from kvlib.lab.report import paths
 from kvlib.lab.study import runs
 from kvlib.lab.study.clips import write_video
@@ -51,14 +52,16 @@ def test_the_sink_at_1080p_is_that_of_the_original_machine(tmp_path, monkeypatch
     words = "You are a helpful assistant." + "." * (system_turn - 11)
     monkeypatch.setattr(prompts, "SYSTEM_PROMPT", words)
     write_video(tmp_path / "hd.mp4", [np.zeros((1080, 1920, 3), np.uint8)] * 4, fps=2.0)
-    published = load_processor(paths.READER)
+    published, config = load_processor(paths.READER), load_config(paths.READER)
     published.image_processor.size = {"shortest_edge": 56 * 56, "longest_edge": 28 * 28 * 16384}
     size, _ = first_frames(VideoSource(tmp_path / "hd.mp4", 4, 2.0))
     assert size == (4, 1080, 1920)
-    _, later, first = chunk_tokens(published, size)
+    _, later, first = chunk_tokens(config, published, size)
     assert (later, first) == (2 * 39 * 69 + 7, sink) == (5389, sink)
     unlimited = runs.without_pixel_limit(published)
-    assert chunk_tokens(unlimited, size) == chunk_tokens(published, size), "the published pixel limit does not interfere"
+    assert chunk_tokens(config, unlimited, size) == chunk_tokens(config, published, size), (
+        "the published pixel limit does not interfere"
+    )
 
 
 def test_a_video_of_one_frame_is_one_short_chunk(model, processor, tmp_path):

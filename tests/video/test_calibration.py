@@ -7,6 +7,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from kvlib import VideoStreamingInference, load_processor
 from kvlib.checkpoint import load_config
+from kvlib.families.qwen2_5_vl import QWEN2_5_VL
 from kvlib.lab.report import paths
 from kvlib.lab.study.clips import write_video
 from kvlib.lab.video import calibration
@@ -40,7 +41,7 @@ def published():
 
 def test_tokens_and_bytes_of_1080p_are_those_of_the_original_machine(config_3b, published):
     """39 x 69 merged patches in each of two grids, and 7 tokens of the turn; 11 more for the system turn."""
-    grid, tokens, first = calibration.chunk_tokens(published, (4, 1080, 1920))
+    grid, tokens, first = calibration.chunk_tokens(config_3b, published, (4, 1080, 1920))
     assert grid == (2, 78, 138)
     assert tokens == 2 * 39 * 69 + 7 == 5389 and first == 5389 + 11
     assert calibration.bytes_per_token(config_3b, 2) == 36_864
@@ -50,7 +51,7 @@ def test_tokens_are_those_that_the_engine_counts(model, processor, frames):
     engine = VideoStreamingInference(model, processor, "cpu")
     for size in ((2, 56, 84), (3, 112, 56), (4, 560, 560)):
         chunk = torch.zeros(*size, 3, dtype=torch.uint8)
-        _, tokens, first = calibration.chunk_tokens(processor, size)
+        _, tokens, first = calibration.chunk_tokens(model.config, processor, size)
         assert (tokens, first) == (engine.count_tokens(chunk), engine.count_tokens(chunk, first=True))
 
 
@@ -74,7 +75,7 @@ def test_matrix_products_are_as_many_as_torch_counts(model, processor):
     frames = torch.zeros(4, 112, 168, 3, dtype=torch.uint8)
     patches, grid = patchify(frames, processor.image_processor, CPU)
     chunk = engine.encode(frames)
-    tokens = chunk.embeddings.shape[1]
+    tokens = engine.count_tokens(frames, first=True)
     with FlopCounterMode(display=False) as counted:
         engine.append_encoded(chunk)
     own = sum(n for op, n in counted.get_flop_counts()["Global"].items() if "attention" not in str(op))
@@ -85,7 +86,7 @@ def test_matrix_products_are_as_many_as_torch_counts(model, processor):
     config = model.config.vision_config
     window = min((112 // 14) ** 2, grid[1] * grid[2])
     attention = 4 * patches.shape[0] * config.hidden_size * (grid[1] * grid[2] + window)  # one block of each kind
-    assert own == calibration.vision_work(config, grid) - attention
+    assert own == calibration.vision_work(QWEN2_5_VL, config, grid) - attention
 
 
 def test_seconds_are_the_sum_over_the_parts():
@@ -105,7 +106,7 @@ def test_rates_are_work_by_time_and_a_slow_device_gets_less_to_do(model, process
     assert quick.linear == pytest.approx(calibration.layer_work(text, 50) / 1e-6)
     assert quick.attention == pytest.approx(calibration.attention_work(text, 50, 200) / 1e-6)
     assert quick.vision == pytest.approx(
-        calibration.vision_work(calibration.reduced(model.config.vision_config), (1, 4, 6)) / 1e-6
+        calibration.vision_work(QWEN2_5_VL, QWEN2_5_VL.reduced(model.config.vision_config), (1, 4, 6)) / 1e-6
     )
 
 

@@ -5,22 +5,22 @@ in about a second, on one layer of random weights with the model's own shapes. D
 it runs in a thread of its own.
 """
 
+import copy
 import time
 from collections.abc import Callable
 from dataclasses import astuple, dataclass
 from math import prod
 
 import torch
-from transformers import Qwen2_5_VLConfig
-from transformers.models.qwen2_5_vl.modeling_qwen2_5_vl import Qwen2_5_VisionTransformerPretrainedModel, Qwen2_5_VLTextModel
+from transformers import PretrainedConfig
 
+from kvlib.encoding import count_tokens
+from kvlib.families import family_of
 from kvlib.lab.video.source import VideoSource, height_within
 from kvlib.ops.attention import chunk_attention
 from kvlib.ops.language import run
 from kvlib.ops.pixels import grid_of, patchify
 from kvlib.ops.positions import text_positions
-from kvlib.ops.vision import VisionTower
-from kvlib.prompts import tokens_after_frames, tokens_before_frames
 
 GIB, MIB = 2**30, 2**20
 ROUNDING = 28  # pixels that a side loses at most where it is rounded to merged patches
@@ -106,11 +106,11 @@ def first_frames(source: VideoSource) -> tuple[tuple[int, int, int], float]:
 def forecast(config, processor, size: tuple[int, int, int], fps: float, budget: int, device: torch.device) -> Forecast:
     """What chunks of `size` (frames, height, width), sampled at `fps` frames per second, will cost on `device`.
 
-    config: a `Qwen2_5_VLConfig`. processor: its tokenizer and image settings.
+    config: that of a model of `kvlib.families`. processor: its tokenizer and image settings.
     """
     number = number_bytes(device)
     dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
-    grid, tokens, first_tokens = chunk_tokens(processor, size)
+    grid, tokens, first_tokens = chunk_tokens(config, processor, size)
     work = chunk_work(config, grid, tokens, max(budget, tokens), size)
     rates = measure(config, processor.image_processor, size, tokens, max(budget, tokens), device, dtype)
     patch = processor.image_processor.patch_size
@@ -132,13 +132,12 @@ def predict(work: Work, rates: Work) -> float:
     return sum(done / rate for done, rate in zip(astuple(work), astuple(rates), strict=True))
 
 
-def chunk_tokens(processor, size: tuple[int, int, int]) -> tuple[tuple[int, int, int], int, int]:
-    """Of a chunk of `size` (frames, height, width): its grid in patches, its tokens, and its tokens as a stream's first one."""
-    settings, tokenizer = processor.image_processor, processor.tokenizer
-    grid = grid_of_size(size, settings)
-    visual, after = prod(grid) // settings.merge_size**2, len(tokens_after_frames(tokenizer))
-    later, first = (visual + len(tokens_before_frames(tokenizer, first)) + after for first in (False, True))
-    return grid, later, first
+def chunk_tokens(config, processor, size: tuple[int, int, int]) -> tuple[tuple[int, int, int], int, int]:
+    """Of a chunk of `size` (frames, height, width): its grid in patches, its tokens, and its tokens as a stream's first one.
+    Where a chunk says its time, a later one is counted as after an hour."""
+    frames = torch.empty(*size, 3, dtype=torch.uint8, device="meta")
+    later, first = (count_tokens(config, processor, frames, first, time) for first, time in ((False, 3600.0), (True, None)))
+    return grid_of_size(config, processor.image_processor, size), later, first
 
 
 def number_bytes(device: torch.device) -> int:
@@ -146,7 +145,7 @@ def number_bytes(device: torch.device) -> int:
     return 2 if device.type == "cuda" else 4
 
 
-def bytes_per_token(config: Qwen2_5_VLConfig, number: int) -> int:
+def bytes_per_token(config: PretrainedConfig, number: int) -> int:
     """Bytes of a token's keys and values in all layers, at `number` bytes each."""
     text = config.text_config
     return text.num_hidden_layers * 2 * text.num_key_value_heads * head_size(text) * number
@@ -157,7 +156,7 @@ def chunk_work(config, grid: tuple[int, int, int], tokens: int, keys: int, size:
     text = config.text_config
     linear = text.num_hidden_layers * layer_work(text, tokens)
     attention = text.num_hidden_layers * attention_work(text, tokens, keys)
-    return Work(linear, attention, vision_work(config.vision_config, grid), prod(size))
+    return Work(linear, attention, vision_work(family_of(config), config.vision_config, grid), prod(size))
 
 
 def layer_work(text, tokens: int) -> int:
@@ -172,15 +171,15 @@ def attention_work(text, tokens: int, keys: int) -> int:
     return 4 * tokens * keys * text.num_attention_heads * head_size(text)
 
 
-def vision_work(vision, grid: tuple[int, int, int]) -> int:
+def vision_work(family, vision, grid: tuple[int, int, int]) -> int:
     """Operations of the vision tower for a `grid` of patches (t, h, w)."""
-    patches, width, unit = prod(grid), vision.hidden_size, vision.spatial_merge_size**2
-    whole = len(vision.fullatt_block_indexes)
+    shape, patches, unit = family.vision_shape(vision), prod(grid), vision.spatial_merge_size**2
+    width = shape.width
     embedding = patches * width * vision.in_channels * vision.temporal_patch_size * vision.patch_size**2
-    blocks = vision.depth * patches * (4 * width**2 + 3 * width * vision.intermediate_size)
-    window = min((vision.window_size // vision.patch_size) ** 2, grid[1] * grid[2])
-    attention = 2 * patches * width * (whole * grid[1] * grid[2] + (vision.depth - whole) * window)
-    merger = patches // unit * unit * width * (unit * width + vision.out_hidden_size)
+    blocks = vision.depth * patches * width * (4 * width + shape.inner)
+    window = min(shape.window, grid[1] * grid[2])
+    attention = 2 * patches * width * (shape.whole * grid[1] * grid[2] + (vision.depth - shape.whole) * window)
+    merger = patches // unit * unit * width * (unit * width + shape.output)
     return 2 * (embedding + blocks + attention + merger)
 
 
@@ -197,33 +196,41 @@ def measure(config, settings, size: tuple[int, int, int], tokens: int, keys: int
     of the vision tower (one with windows, one without) on frames of `size`, and the resizing of these frames. Where that
     would take long, with fewer tokens, keys and rows.
     """
-    text, vision, small = config.text_config, reduced(config.vision_config), dict(device=device, dtype=dtype)
+    family, text, small = family_of(config), config.text_config, dict(device=device, dtype=dtype)
+    whole = copy.deepcopy(config)
+    whole.text_config, whole.vision_config = one_layer(text), family.reduced(config.vision_config)
+    vision = whole.vision_config
     left, right = torch.ones(64, text.hidden_size, **small), torch.ones(text.hidden_size, text.intermediate_size, **small)
     flops = TRY_S * 2 * 64 * right.numel() / fastest(lambda: left @ right, device)  # of one timed call
     shorter = max(1, min(tokens, int(flops / layer_work(text, 1))))
     queried = max(1, min(tokens, int((flops / attention_work(text, 1, 1)) ** 0.5)))
     seen = max(queried, min(keys, int(flops / attention_work(text, queried, 1))))
-    rows = max(56, min(size[1], int(size[1] * flops / vision_work(vision, grid_of_size(size, settings)))))
+    rows = max(56, min(size[1], int(size[1] * flops / vision_work(family, vision, grid_of_size(config, settings, size)))))
     frames = torch.zeros(size[0], rows, size[2], 3, dtype=torch.uint8)
-    patches, grid = patchify(frames, settings, device)
+    patches, grid = patchify(frames, settings, device, family.resize)
     with torch.device(device):
         default = torch.get_default_dtype()
         torch.set_default_dtype(dtype)
         try:
-            language, visual = Qwen2_5_VLTextModel(one_layer(text)), Qwen2_5_VisionTransformerPretrainedModel(vision)
+            made = family.transformers_class(whole).eval()
         finally:
             torch.set_default_dtype(default)
     embeddings, positions = torch.ones(1, shorter, text.hidden_size, **small), text_positions(shorter, 0)
-    head, tower = head_size(text), VisionTower(visual.eval(), None)
+    head, tower = head_size(text), family.tower(made.model.visual, None)
     queries = torch.ones(1, text.num_attention_heads, queried, head, **small)
     past = torch.ones(1, text.num_key_value_heads, seen, head, **small)
     seconds = (
-        fastest(lambda: run(language.eval(), [WithoutAttention()], embeddings, positions), device),
+        fastest(lambda: run(made.model.language_model, [WithoutAttention()], embeddings, positions), device),
         fastest(lambda: chunk_attention(queries, past, past), device),
         fastest(lambda: tower(patches, grid), device),
-        fastest(lambda: patchify(frames, settings, device), device),
+        fastest(lambda: patchify(frames, settings, device, family.resize), device),
     )
-    done = layer_work(text, shorter), attention_work(text, queried, seen), vision_work(vision, grid), prod(frames.shape[:3])
+    done = (
+        layer_work(text, shorter),
+        attention_work(text, queried, seen),
+        vision_work(family, vision, grid),
+        prod(frames.shape[:3]),
+    )
     return Work(*(amount / taken for amount, taken in zip(done, seconds, strict=True)))
 
 
@@ -234,20 +241,15 @@ class WithoutAttention:
         return queries
 
 
-def grid_of_size(size: tuple[int, int, int], settings) -> tuple[int, int, int]:
+def grid_of_size(config, settings, size: tuple[int, int, int]) -> tuple[int, int, int]:
     """The grid in patches of frames of `size` (frames, height, width)."""
-    return grid_of(torch.empty(*size, 3, dtype=torch.uint8, device="meta"), settings)
+    return grid_of(torch.empty(*size, 3, dtype=torch.uint8, device="meta"), settings, family_of(config).resize)
 
 
 def one_layer(text):
     """The language model's configuration with one layer and next to no vocabulary."""
     without_ids = dict.fromkeys(("bos_token_id", "eos_token_id", "pad_token_id"))
     return type(text)(**text.to_dict() | dict(num_hidden_layers=1, layer_types=None, vocab_size=8, **without_ids))
-
-
-def reduced(vision):
-    """The vision tower's configuration with two blocks, the second without windows."""
-    return type(vision)(**vision.to_dict() | dict(depth=2, fullatt_block_indexes=[1]))
 
 
 def fastest(call: Callable, device: torch.device) -> float:

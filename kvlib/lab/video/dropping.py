@@ -12,9 +12,9 @@ import pandas as pd
 import torch
 from PIL import Image
 
-from kvlib.encoding import chunk_turn
 from kvlib.lab.video.source import VideoSource
 from kvlib.ops.pixels import changed_patches, patchify
+from kvlib.prompts import chunk_texts
 from kvlib.video import VideoChunk
 from kvlib.video.chunks import LONGEST_GAP
 
@@ -83,7 +83,7 @@ def count_kept(
     settings, best = processor.image_processor, (-1, -1)
     example_of = min(chunk_frames, key=lambda count: abs(count - EXAMPLE_FRAMES)), sorted(thresholds)[len(thresholds) // 2]
     counts = {(frames, threshold): Count(frames, threshold) for frames in chunk_frames for threshold in thresholds}
-    text = {first: sum(map(len, chunk_turn(processor.tokenizer, first))) for first in (False, True)}
+    text = {first: sum(map(len, chunk_texts(processor.tokenizer, first))) for first in (False, True)}
     waiting: dict[int, list[Grid]] = {frames: [] for frames in chunk_frames}
     for grid in read_grids(settings, video, fps):
         for frames, grids in waiting.items():
