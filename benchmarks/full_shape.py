@@ -74,7 +74,7 @@ def errors(model) -> dict[str, float]:
     grid, generator = (2, 36, 64), torch.Generator("cuda").manual_seed(0)
     visual, language = model.model.visual, model.model.language_model
     patches = torch.randn(grid[0] * grid[1] * grid[2], 1176, device="cuda", generator=generator)
-    seen = internals.vision_features(visual, patches, grid)
+    seen = internals.vision_features(model, patches, grid)
     theirs = visual(patches.to(torch.bfloat16), grid_thw=torch.tensor([grid], device="cuda")).pooler_output
     found = {"vision": ((seen - theirs).float().norm() / theirs.float().norm()).item()}
     embeddings = torch.randn(1, 1000, seen.shape[1], device="cuda", generator=generator).to(torch.bfloat16)

@@ -6,16 +6,27 @@ from itertools import pairwise
 import torch
 
 from kvlib import KVCacheManager, VideoStreamingInference, encoding, prompts
-from kvlib.families import QWEN2_5_VL
+from kvlib.families import family_of
 from kvlib.ops import attention
 from kvlib.ops.language import run
 from kvlib.ops.positions import text_positions
 
 
-def turn_tokens(engine: VideoStreamingInference, first: bool) -> tuple[torch.Tensor, torch.Tensor]:
-    """Token ids [1, n] before and after the frames of a chunk. The `first` chunk of a stream begins with the system turn."""
-    device = engine.model.get_input_embeddings().weight.device
-    return tuple(torch.tensor([ids], device=device) for ids in prompts.chunk_texts(engine.processor.tokenizer, first))
+def chunk_input(engine: VideoStreamingInference, frames: torch.Tensor, fps: float, first: bool, start: int):
+    """What transformers' model takes for a chunk of uint8 frames [T, H, W, 3]: ids [1, n], patches, grid (t, h, w), positions
+    int64 [3, n] from `start` on; and the position after them. The `first` chunk of a stream begins with the system turn."""
+    model, settings, family = engine.model, engine.processor.image_processor, family_of(engine.model.config)
+    patches, grid = encoding.patchify(frames, settings, engine.device, family.resize)
+    times = encoding.grid_times(len(frames), fps, (len(frames) - 1) / fps, grid[0]) if family.stamped else ()
+    texts = prompts.chunk_texts(engine.processor.tokenizer, first, times)
+    merged = grid[0], grid[1] // settings.merge_size, grid[2] // settings.merge_size
+    pads = [model.config.video_token_id] * (merged[1] * merged[2] * (1 if family.stamped else merged[0]))
+    ids = [token for part in encoding.alternate(texts, [pads] * (len(texts) - 1)) for token in part]
+    step = family.time_step(model.config, settings.temporal_patch_size / fps)
+    empty = torch.empty(1, 0, 0)
+    placed = encoding.ChunkTokens(empty, tuple(map(len, texts)), torch.ones(merged, dtype=torch.bool), step, family.stamped)
+    positions, following = placed.positions(start)
+    return torch.tensor([ids], device=model.get_input_embeddings().weight.device), patches, grid, positions, following
 
 
 def question_tokens(engine: VideoStreamingInference, question: str) -> torch.Tensor:
@@ -73,9 +84,9 @@ def capacity_of(engine: VideoStreamingInference) -> int:
     return engine.cache_manager.state.room()
 
 
-def vision_features(visual, patches: torch.Tensor, grid: tuple[int, int, int]) -> torch.Tensor:
-    """Features [merged patches, hidden] of patches [t * h * w, 1176] of a `grid` (t, h, w), by the engine's vision tower."""
-    return QWEN2_5_VL.tower(visual, None)(patches, grid)[0]
+def vision_features(model, patches: torch.Tensor, grid: tuple[int, int, int]) -> torch.Tensor:
+    """Features [merged patches, hidden] of the patches of a `grid` (t, h, w), by the engine's vision tower."""
+    return family_of(model.config).tower(model.model.visual, None)(patches, grid)[0]
 
 
 def hidden_in_parts(language, embeddings: torch.Tensor, bounds: Sequence[int]) -> torch.Tensor:

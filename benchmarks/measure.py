@@ -9,6 +9,8 @@ from clock import Clock, free_memory, peak_bytes, reset_peak, timed
 from methods import FPS, random_states
 
 from kvlib import EvictionConfig, VideoStreamingInference
+from kvlib.families import family_of
+from kvlib.lab.video.calibration import head_size
 
 EARLY, SPAN = 100, 50  # the long stream's early chunk, and the number of chunks before and after it in the median
 STEP = 10_000  # tokens between the sizes that the search for the largest tries
@@ -86,24 +88,24 @@ def flops(model, grid, tokens: int, past: int) -> dict[str, float]:
     """Floating-point operations that a chunk of `tokens` tokens after `past` cached ones needs: every matrix product once,
     attention only where it is not masked. `grid` is (t, h, w) in patches."""
     vision, text = model.config.vision_config, model.config.text_config
-    patches = grid[0] * grid[1] * grid[2]
-    dense = sum(p.numel() for name, p in model.model.visual.named_parameters() if p.ndim > 1 and "merger" not in name)
-    merger = sum(p.numel() for name, p in model.model.visual.named_parameters() if p.ndim > 1 and "merger" in name)
-    whole = len(vision.fullatt_block_indexes)
-    window = (vision.window_size // vision.patch_size) ** 2
-    seen = whole * grid[1] * grid[2] + (vision.depth - whole) * window
+    patches, shape = grid[0] * grid[1] * grid[2], family_of(model.config).vision_shape(vision)
+    matrices = {n: p.numel() for n, p in model.model.visual.named_parameters() if p.ndim > 1 and "pos_embed" not in n}
+    merger = sum(count for name, count in matrices.items() if "merger" in name)
+    dense = sum(matrices.values()) - merger
+    seen = shape.whole * grid[1] * grid[2] + (vision.depth - shape.whole) * shape.window
     layers = sum(p.numel() for name, p in model.model.language_model.layers.named_parameters() if p.ndim > 1)
+    heads = text.num_hidden_layers * text.num_attention_heads * head_size(text)
     return {
-        "vision": 2 * patches * dense + 2 * patches / 4 * merger + 4 * patches * seen * vision.hidden_size,
+        "vision": 2 * patches * dense + 2 * patches / 4 * merger + 4 * patches * seen * shape.width,
         "language without attention": 2 * tokens * layers,
-        "attention": 4 * text.hidden_size * text.num_hidden_layers * (tokens * past + tokens * (tokens + 1) / 2),
+        "attention": 4 * heads * (tokens * past + tokens * (tokens + 1) / 2),
     }
 
 
 def attention_alone(model, new: int, past: int, device: torch.device) -> dict:
     """Seconds and FLOP/s of one layer's attention of `new` tokens over `past` tokens and themselves."""
     config = model.config.text_config
-    size = config.hidden_size // config.num_attention_heads
+    size = head_size(config)
     q = torch.randn(1, config.num_attention_heads, new, size, device=device, dtype=model.dtype)
     keys, values = next(random_states(model, past + new))
     seconds = timed(lambda: internals.chunk_attention(q, keys, values), device)

@@ -13,7 +13,7 @@ from clock import Clock
 from transformers import DynamicCache
 
 from kvlib import EvictionConfig, VideoStreamingInference, encoding
-from kvlib.ops.positions import chunk_positions, text_positions
+from kvlib.ops.positions import text_positions
 
 FPS = 2.0  # frames per second at which the frames of a chunk count as sampled
 QUESTION = "Which of the words on the screen have been there from the first frame on?"  # about 30 tokens with its turn
@@ -34,17 +34,14 @@ class PlainLoop:
         self.next_position = tokens
 
     def append(self, frames, first: bool = False) -> None:
-        patches, grid = encoding.patchify(frames, self.processor.image_processor, self.device)
-        before, after = internals.turn_tokens(self.helper, first)
-        pads = torch.full((1, grid[0] * grid[1] * grid[2] // 4), self.model.config.video_token_id, device=before.device)
-        merged = grid[0], grid[1] // 2, grid[2] // 2
-        time_step = self.model.config.vision_config.tokens_per_second * 2 / FPS
-        positions, self.next_position = chunk_positions(before.shape[1], merged, after.shape[1], self.next_position, time_step)
+        ids, patches, grid, positions, self.next_position = internals.chunk_input(
+            self.helper, frames, FPS, first, self.next_position
+        )
         self.model(
-            input_ids=torch.cat([before, pads, after], dim=1),
+            input_ids=ids,
             pixel_values_videos=patches.to(self.model.dtype),
-            video_grid_thw=torch.tensor([grid], device=before.device),
-            position_ids=positions[:, None].to(before.device),
+            video_grid_thw=torch.tensor([grid], device=ids.device),
+            position_ids=positions[:, None].to(ids.device),
             past_key_values=self.cache,
             use_cache=True,
         )

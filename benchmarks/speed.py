@@ -10,8 +10,8 @@ Three methods process the same random chunks:
   which is how StreamingVLM keeps positions contiguous;
 - `kvlib`, this library's mode "remap", also with 8-bit keys and values.
 
-The weights of 3b and 7b are random, in the true shapes. On CUDA the process is limited to the memory of a 24 GB card. Caches
-are filled to a given size with random keys and values. Writes one JSON object, which `draw.py` compares with targets and draws.
+The weights of all shapes but the reader's are random. On CUDA the process is limited to the memory of a 24 GB card. Caches are
+filled to a given size with random keys and values. Writes one JSON object, which `draw.py` compares with targets and draws.
 """
 
 import argparse
@@ -26,6 +26,7 @@ from logits import logits_against_fp32
 from methods import PlainLoop, Streaming, random_frames
 
 from kvlib import VideoStreamingInference
+from kvlib.families import family_of
 from kvlib.lab.report import paths
 from kvlib.lab.report.files import write_atomic
 from kvlib.lab.report.report import Report
@@ -33,9 +34,12 @@ from kvlib.lab.study import budgets, runs
 from kvlib.ops.pixels import grid_of
 from kvlib.ops.storage import EIGHT_BIT
 
+SISTERS = ("qwen2-2b", "qwen2-7b", "qwen3-2b", "qwen3-4b", "qwen3-8b")  # shapes of the other families
+FITTING = {"qwen2-2b": 130_000, "qwen2-7b": 54_000, "qwen3-2b": 130_000, "qwen3-4b": 54_000, "qwen3-8b": 24_000}
 SIZES = {"3b": (5_000, 54_000, 130_000), "7b": (54_000,), "reader": (250, 1_000, 4_000)}  # tokens in the cache
-FRAMES = {"3b": (4, 1080, 1920), "7b": (4, 1080, 1920), "reader": (2, 112, 224)}  # of a chunk: number, height, width
-LONG = {"3b": 500, "7b": 150, "reader": 5_000}  # chunks of the long stream
+SIZES |= {name: (tokens,) for name, tokens in FITTING.items()}
+FRAMES = dict.fromkeys(("3b", "7b", *SISTERS), (4, 1080, 1920)) | {"reader": (2, 112, 224)}  # of a chunk: number, height, width
+LONG = dict.fromkeys(SISTERS, 150) | {"3b": 500, "7b": 150, "reader": 5_000}  # chunks of the long stream
 SMALL = (252, 448)  # height and width of the small frames
 WINDOW_S = 16  # seconds that the small frames' window holds
 SEARCHED = {"plain": (200_000, 240_000), "kvlib": (390_000, 430_000), "kvlib, 8-bit": (800_000, 860_000)}  # tokens
@@ -58,7 +62,7 @@ def load(name: str, device: torch.device):
     """The embedded reader, or a model of the given shapes with random weights; and its processor."""
     if name == "reader":
         return runs.load(str(paths.READER), device)
-    processor = shapes.processor()
+    processor = shapes.processor(name)
     return shapes.model(name, processor.tokenizer, device), processor
 
 
@@ -98,7 +102,7 @@ def run(name: str, device: torch.device, repeats: int, out: Path) -> None:
             results.keep("runs", [*found["runs"], row])
     free_memory()
     results.keep("attention", [measure.attention_alone(model, chunk, past, device) for past in SIZES[name]])
-    grid = grid_of(frames, processor.image_processor)
+    grid = grid_of(frames, processor.image_processor, family_of(model.config).resize)
     results.keep("flops", {past: measure.flops(model, grid, chunk, past) for past in SIZES[name]})
     small = [frames] if name == "reader" else [random_frames((count, *SMALL)) for count in (2, 8)]
     streams = [measure.long_stream(model, processor, few, WINDOW_S + 1, LONG[name], device) for few in small]

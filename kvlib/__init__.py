@@ -1,4 +1,4 @@
-"""kvlib: Qwen2.5-VL on an endless video within a fixed budget of cache."""
+"""kvlib: Qwen2-VL, Qwen2.5-VL and Qwen3-VL on an endless video within a fixed budget of cache."""
 
 import importlib
 import os

@@ -27,7 +27,7 @@ class App(typer.Typer):
 
 app = App(
     no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode="markdown",
-    help="Stream long videos through Qwen2.5-VL with a bounded key-value cache. `COMMAND --help` explains a command.",
+    help="Stream long videos through Qwen-VL models with a bounded key-value cache. `COMMAND --help` explains a command.",
 )  # fmt: skip
 
 
@@ -247,7 +247,7 @@ def default_budget(model_path: str) -> int:
 @app.command()
 def doctor(
     model: Annotated[
-        str | None, typer.Option(metavar="PATH", help="Folder of a Qwen2.5-VL: would it load, and what fits beside it?")
+        str | None, typer.Option(metavar="PATH", help="Folder of a Qwen-VL model: would it load, and what fits beside it?")
     ] = None,
     video: Annotated[
         str | None, typer.Option(metavar="PATH", help="A video: how fast would the model process it, at which resolution?")

@@ -9,6 +9,7 @@ from kvlib import EvictionConfig, VideoStreamingInference
 from kvlib.encoding import grid_times
 from kvlib.evictor import POSITION_MODES
 from kvlib.families import FAMILIES, family_of
+from kvlib.lab.report import paths
 from kvlib.ops.backbone import backbone_of
 from kvlib.ops.pixels import patchify
 
@@ -167,3 +168,19 @@ def test_cached_keys_are_the_raw_keys_rotated_to_where_the_record_says_they_stan
         keys = keys.transpose(1, 2)
         expected = keys if mode == "unrotated" else apply_rotary_pos_emb(keys, keys, cos, sin)[1]
         torch.testing.assert_close(stored.keys, expected, rtol=0, atol=5e-5)
+
+
+@torch.no_grad()
+def test_the_benchmarks_plain_loop_is_the_same_computation(model, processor, frames, monkeypatch):
+    monkeypatch.syspath_prepend(str(paths.ROOT / "benchmarks"))
+    import internals
+    from methods import PlainLoop
+
+    loop, streamed = PlainLoop(model, processor, torch.device("cpu")), VideoStreamingInference(model, processor, "cpu")
+    chunks = [frames(4, seed, 84, 140) for seed in range(2)]
+    loop.append(chunks[0], first=True)
+    streamed.append_video_chunk(chunks[0], 2.0)
+    ids = internals.question_tokens(streamed, QUESTION)
+    at = torch.arange(ids.shape[1]).expand(3, 1, -1) + loop.next_position
+    plain = model(input_ids=ids, position_ids=at, past_key_values=loop.cache, use_cache=True).logits[0, -1]
+    torch.testing.assert_close(next_logits(streamed), plain, rtol=1e-4, atol=1e-4)

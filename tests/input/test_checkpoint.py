@@ -109,7 +109,6 @@ WEIGHTS = {  # faults of configuration or weights: what is done, what the messag
     "config.json is an LFS pointer": (lambda f: write(f / "config.json", POINTER), r"config\.json.*git lfs pull"),
     "config.json without a type": (config(model_type=None), r"model_type None.*Qwen2\.5-VL"),
     "config.json of another type": (config(model_type="qwen3_vl_moe"), r"'qwen3_vl_moe'.*Qwen2\.5-VL.*Qwen3-VL"),
-    "a recurrent model": (config(model_type="qwen3_5"), r"'qwen3_5'.*recurrent.*Qwen2-VL"),
     "config.json of an unknown type": (config(model_type="qwen9"), r"'qwen9'.*Qwen2\.5-VL"),
     "config.json with a text for a number": (config(hidden_size="x"), r"config\.json.*hidden_size"),
     "config.json of no possible model": (config(hidden_act="no"), r"config\.json.*unusable"),

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from kvlib import EvictionConfig
+from kvlib.lab.doctor import count_parameters
 from kvlib.lab.report import paths
 
 FOLDER = paths.ROOT / "benchmarks"
@@ -18,6 +19,7 @@ import internals  # noqa: E402
 import logits  # noqa: E402
 import measure  # noqa: E402
 import methods  # noqa: E402
+import shapes  # noqa: E402
 
 RESULTS = json.loads((FOLDER / "results" / "h200_3b.json").read_text())
 
@@ -47,7 +49,7 @@ def test_the_parts_that_full_shape_compares_are_those_of_transformers(model):
     visual, language = model.model.visual, model.model.language_model
     patches, grid = torch.randn(2 * 4 * 6, 1176), (2, 4, 6)
     expected = visual(patches, grid_thw=torch.tensor([grid])).pooler_output
-    torch.testing.assert_close(internals.vision_features(visual, patches, grid), expected, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(internals.vision_features(model, patches, grid), expected, rtol=1e-4, atol=1e-4)
     embeddings = torch.randn(1, 20, language.config.hidden_size)
     expected = language(inputs_embeds=embeddings, position_ids=torch.arange(20).expand(3, 1, -1)).last_hidden_state
     found = internals.hidden_in_parts(language, embeddings, (0, 7, 20))
@@ -116,3 +118,14 @@ def test_the_table_and_the_figure_are_those_of_the_results():
     assert len(bars) == 4 * len(draw.table(RESULTS))
     heights = sum(bar.get_height() for bar in bars)
     assert heights == pytest.approx(sum(sum(row["seconds"].get(s, 0) for s in draw.STAGES) for row in RESULTS["runs"]))
+
+
+PUBLISHED = {  # parameters, as the model pages of the published checkpoints say
+    "3b": 3_754_622_976, "7b": 8_292_166_656, "qwen2-2b": 2_208_985_600, "qwen2-7b": 8_291_375_616, "qwen3-2b": 2_127_532_032,
+    "qwen3-4b": 4_437_815_808, "qwen3-8b": 8_767_123_696,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", shapes.SHAPES)
+def test_shapes_have_as_many_parameters_as_the_published_models(processor, name):
+    assert count_parameters(shapes.config(name, processor.tokenizer)) == PUBLISHED[name]
