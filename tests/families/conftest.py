@@ -1,7 +1,7 @@
 """The fixtures of all tests, for a tiny model of each family."""
 
 import pytest
-from tiny import tiny
+from small_models import tiny
 
 from kvlib.families import FAMILIES
 

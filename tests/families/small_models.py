@@ -55,7 +55,7 @@ def tiny(model_type: str, tokenizer):
         if parameter.ndim > 1:
             torch.nn.init.normal_(parameter, std=0.12)
         else:
-            torch.nn.init.normal_(parameter, mean=float(parameter.mean()), std=0.05)
+            torch.nn.init.normal_(parameter, mean=parameter.detach().mean().item(), std=0.05)
     model.generation_config.eos_token_id = ids["<|im_end|>"]
     limits = (2 * 64 * 64, 16 * 32 * 32 * 50) if FAMILIES[model_type].stamped else (56 * 56, 28 * 28 * 50)
     size = {"shortest_edge": limits[0], "longest_edge": limits[1]}
