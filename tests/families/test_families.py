@@ -1,5 +1,7 @@
 """Every family: streaming is transformers' own forward, at its positions, and what is evicted, recalled or dropped is exact."""
 
+import copy
+
 import pytest
 import torch
 from helpers import QUESTION, QUESTION_TURN, fingerprint, next_logits
@@ -184,3 +186,22 @@ def test_the_benchmarks_plain_loop_is_the_same_computation(model, processor, fra
     at = torch.arange(ids.shape[1]).expand(3, 1, -1) + loop.next_position
     plain = model(input_ids=ids, position_ids=at, past_key_values=loop.cache, use_cache=True).logits[0, -1]
     torch.testing.assert_close(next_logits(streamed), plain, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+@pytest.mark.parametrize("drop", [0.0, 0.03])
+def test_on_a_gpu_with_captured_graphs_the_results_are_those_of_a_cpu(model, processor, partly_static, drop):
+    """Chunks of equal size, so that from the second on the tower and the layers are replayed; answers decode by a graph too."""
+    config = EvictionConfig(room_for(model, processor, partly_static(4, 0)))
+    exact = VideoStreamingInference(model, processor, "cpu", config, drop_static=drop)
+    moved = copy.deepcopy(model).to("cuda", torch.bfloat16)
+    fast = VideoStreamingInference(moved, processor, "cuda", config, drop_static=drop)
+    for seed in range(8):
+        exact.append_video_chunk(partly_static(4, seed))
+        fast.append_video_chunk(partly_static(4, seed))
+    expected, found = next_logits(exact), next_logits(fast).float().cpu()
+    assert (found - expected).norm() / expected.norm() < 0.05
+    assert fast.get_cache_info()["graph_bytes"] > 0
+    before = next_logits(fast)
+    fast.ask(QUESTION, max_new_tokens=6, do_sample=False)
+    assert torch.equal(next_logits(fast), before)
