@@ -39,10 +39,10 @@ class Step:
 
 def notebook(name: str, figures: str, minutes: int, report: str, **parameters) -> Step:
     """A full-size run of one notebook, of which the figures whose names begin with `figures` and the report are kept."""
-    given = [word for key, value in parameters.items() for word in ("-p", f"{key}={json.dumps(value)}")]
+    given = [word for key, value in parameters.items() for word in ("-p", key, json.dumps(value))]
     copies = {f"{name}_report.txt": f"figures/full_size/{report}_report.txt"}
     copies |= {f"{figures}*.p?[gf]": "figures/full_size", f"data/{figures}*": "figures/full_size/data"}
-    return Step(minutes, (*WORKBOOK, name, *given, "-p", "OUTPUT_DIR={out}"), copies)
+    return Step(minutes, (*WORKBOOK, name, *given, "-p", "OUTPUT_DIR", "{out}"), copies)
 
 
 def answers(name: str, file: str, minutes: int, streams: int | None) -> Step:
@@ -56,7 +56,7 @@ STEPS = {
         (sys.executable, "data/evaluate_reader.py", ".fonts", "--out", "{out}"),
         {"evaluation.json": "data/reader/evaluation.json", "README.md": "data/reader/README.md"},
     ),
-    "workbook": Step(10, (*WORKBOOK, "-p", "OUTPUT_DIR={out}"), {"0?_*.p?[gf]": "figures", "data/0?_*": "figures/data"}),
+    "workbook": Step(10, (*WORKBOOK, "-p", "OUTPUT_DIR", "{out}"), {"0?_*.p?[gf]": "figures", "data/0?_*": "figures/data"}),
     "lengths": notebook("04_position_remap", "04_accuracy_over_length", 70, "04_streams_200", STREAMS=200),
     "strategies": notebook("04_position_remap", "04_strategies", 130, "04_tries_200", STRATEGY_STREAMS=200),
     "retention": notebook("05_policy_comparison", "05_retention", 60, "05_policy_comparison", STREAMS=200, OTHER_BUDGETS=[]),

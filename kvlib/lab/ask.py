@@ -48,7 +48,7 @@ def stream_until(engine: VideoStreamingInference, chunks: VideoChunks, at: float
         for chunk in chunks:
             early = sum(time <= at for time in chunk.times)
             if early:
-                info = engine.append_video_chunk(chunk.frames[:early], chunk.fps)
+                info = engine.append_video_chunk(chunk.frames[:early], chunk.fps, chunk.times[early - 1])
                 shown = f"{chunk.times[early - 1]:.0f} s, {info['cache_seq_length']:,} tokens"
                 shown += f", {info['tokens_dropped']:,} dropped" if info["tokens_dropped"] else ""
                 progress.update(task, completed=chunk.times[early - 1], shown=shown)

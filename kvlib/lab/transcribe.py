@@ -77,7 +77,7 @@ def _ask_all(engine, chunks: VideoChunks, log: AskLog, every: int, question: str
             log.add(Ask(index, chunk.time_s, chunk.time_s + 1 / chunk.fps, answer))
 
         for index, chunk in enumerate(chunks):
-            engine.append_video_chunk(chunk.frames, chunk.fps)
+            engine.append_video_chunk(chunk.frames, chunk.fps, chunk.time_s)
             if index > answered and (index + 1) % every == 0:
                 ask(index, chunk)
             progress.update(again if index <= answered else reading, advance=1, shown=f"{chunk.time_s:.0f} s")

@@ -130,14 +130,15 @@ def test_frames_after_the_moment_are_not_seen(engine, tmp_path):
     write_video(tmp_path / "grey.mp4", frames, fps=2.0)
     for at, count in ((0, 1), (0.4, 1), (0.5, 2), (2.4, 5), (2.6, 6), (100, 16)):
         used, seen = engine(), []
-        used.append_video_chunk = lambda frames, fps, used=used, seen=seen: seen.extend(frames) or real(used, frames, fps)
+        used.append_video_chunk = lambda frames, *rate, used=used, seen=seen: seen.extend(frames) or real(used, frames, *rate)
         kvlib.lab.ask.stream_until(used, VideoChunks(tmp_path / "grey.mp4"), at)
         assert len(seen) == count, at
+        assert used.cache_manager.chunks[-1].time_s == (count - 1) / 2
         assert [round(float(frame.mean()) / 10) for frame in seen] == list(range(count))
 
 
-def real(engine, frames, fps):
-    return type(engine).append_video_chunk(engine, frames, fps)
+def real(engine, frames, *rate):
+    return type(engine).append_video_chunk(engine, frames, *rate)
 
 
 @pytest.mark.parametrize(

@@ -12,6 +12,7 @@ from kvlib.encoding import grid_times
 from kvlib.evictor import POSITION_MODES
 from kvlib.families import FAMILIES, family_of
 from kvlib.lab.report import paths
+from kvlib.lab.video.calibration import forecast
 from kvlib.ops.backbone import backbone_of
 from kvlib.ops.pixels import patchify
 
@@ -205,3 +206,11 @@ def test_on_a_gpu_with_captured_graphs_the_results_are_those_of_a_cpu(model, pro
     before = next_logits(fast)
     fast.ask(QUESTION, max_new_tokens=6, do_sample=False)
     assert torch.equal(next_logits(fast), before)
+
+
+def test_its_time_and_memory_are_forecast(model, processor):
+    size, device = (4, 56, 84), torch.device("cpu")
+    made = forecast(model.config, processor, size, 2.0, 1000, device)
+    assert made.tokens < made.first_tokens and made.seconds > 0
+    head = made.token_bytes / (4 * 2 * 2 * 4)  # layers, keys and values, KV heads, bytes of a number
+    assert head == 16

@@ -6,7 +6,9 @@ import subprocess
 import sys
 
 import pytest
+from typer.testing import CliRunner
 
+from kvlib.lab.cli import app
 from kvlib.lab.report import paths
 
 sys.path.insert(0, str(paths.ROOT / "data"))
@@ -65,6 +67,16 @@ def test_the_list_names_every_step_and_the_time():
     assert lines[-1].split()[:2] == [str(total), "min"] and all(
         name in line for name, line in zip(full.STEPS, lines, strict=False)
     )
+
+
+@pytest.mark.parametrize("name", [name for name, step in full.STEPS.items() if step.command[:2] == tuple(full.WORKBOOK)])
+def test_the_command_of_a_notebook_is_understood(name, monkeypatch, tmp_path):
+    started = []
+    monkeypatch.setattr("kvlib.lab.workbook.run_workbook", lambda *given: started.append(given) or 0)
+    words = [word.format(out=tmp_path) for word in full.STEPS[name].command[1:]]
+    assert CliRunner().invoke(app, words).exit_code == 0
+    ((notebooks, values),) = started
+    assert values["OUTPUT_DIR"] == str(tmp_path) and len(notebooks) == (6 if name == "workbook" else 1)
 
 
 def test_an_unknown_step_is_refused():

@@ -213,7 +213,7 @@ class LiveStream:
             chunk = replace(chunk, frames=resize_to_height(chunk.frames, self.height))
         began = time.perf_counter()
         encoded = self.engine.encode(chunk.frames, chunk.fps)
-        info = self.engine.append_encoded(encoded)
+        info = self.engine.append_encoded(encoded, chunk.time_s)
         row = dict(chunk=self.processed, time_s=chunk.time_s, seconds=time.perf_counter() - began)
         evictions = info.get("eviction_stats", {}).get("total_evictions", 0)
         row |= dict(cache_tokens=info["cache_seq_length"], cache_bytes=info["cache_bytes"])

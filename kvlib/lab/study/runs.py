@@ -35,9 +35,9 @@ class Metered:
     def __init__(self, engine: VideoStreamingInference):
         self.engine, self.video_s, self.computing_s = engine, 0.0, 0.0
 
-    def append_video_chunk(self, frames, fps: float) -> dict:
+    def append_video_chunk(self, frames, fps: float, time_s: float | None = None) -> dict:
         began = time.perf_counter()
-        self.engine.append_video_chunk(frames, fps)
+        self.engine.append_video_chunk(frames, fps, time_s)
         if self.engine.device.type == "cuda":
             torch.cuda.synchronize(self.engine.device)
         self.computing_s += time.perf_counter() - began
@@ -197,7 +197,7 @@ def ask_periodically(engine, source: VideoSource, interval: int, question: str, 
     source.check_interval(interval)
     rows, metered = [], Metered(engine)
     for index, chunk in source.chunks():
-        info = metered.append_video_chunk(chunk.frames, chunk.fps)
+        info = metered.append_video_chunk(chunk.frames, chunk.fps, chunk.time_s)
         if (index + 1) % interval:
             continue
         before = engine.cache_manager.fingerprint()

@@ -249,7 +249,10 @@ def grid_of_size(config, settings, size: tuple[int, int, int]) -> tuple[int, int
 def one_layer(text):
     """The language model's configuration with one layer and next to no vocabulary."""
     without_ids = dict.fromkeys(("bos_token_id", "eos_token_id", "pad_token_id"))
-    return type(text)(**text.to_dict() | dict(num_hidden_layers=1, layer_types=None, vocab_size=8, **without_ids))
+    values = text.to_dict() | dict(num_hidden_layers=1, vocab_size=8, **without_ids)
+    if "layer_types" in values:
+        values["layer_types"] = values["layer_types"][:1]
+    return type(text)(**values)
 
 
 def fastest(call: Callable, device: torch.device) -> float:
