@@ -41,7 +41,7 @@ def outcome(mutation: Mutation) -> tuple[str, float]:
     began = time.perf_counter()
     with tempfile.TemporaryDirectory() as folder:
         copy = Path(folder)
-        for name in ("kvlib", "tests", "pyproject.toml", "data"):
+        for name in ("kvlib", "tests", "pyproject.toml", "data", "benchmarks"):
             source = ROOT / name
             if source.is_dir():
                 shutil.copytree(source, copy / name, ignore=shutil.ignore_patterns("__pycache__"))

@@ -108,7 +108,8 @@ def steps(trainer: Trainer, packer: Packer, feed: Feed, settings: Settings, hist
     while share < 1:
         feed.share.value = share
         what, batch = feed.batch()
-        now = (history.seconds + time.time() - began) / settings.seconds
+        passed = time.time() - began if settings.step_s is None else step * settings.step_s
+        now = (history.seconds + passed) / settings.seconds
         ring = feed.pool.train[what["grid"]]
         rate = learning_rate(step, settings.warm_up, share, PEAK)
         losses, latest = update(trainer, optimizers, ring, what, batch, (now, feed.reads.value), rate, share)

@@ -29,8 +29,8 @@ class Settings:
     fonts: font files of the families for "train" and "monitor". out: folder for the checkpoint and log.jsonl. seconds: of training
     in all. size: a key of `SIZES`. clips: different clips in a batch, of each GPU. workers: rendering processes of each GPU.
     capacity: clips kept on each GPU. resume: whether to go on from the checkpoint in `out`. grids: the sizes of clips with their
-    shares. every: seconds between two checkpoints. first: clips that are there before training begins.
-    warm_up: steps over which the learning rate rises.
+    shares. step_s: the seconds that a step counts as, None for as long as it takes. every: seconds between two checkpoints. first:
+    clips that are there before training begins. warm_up: steps over which the learning rate rises.
     """
 
     fonts: dict[str, list[list[str]]]
@@ -42,6 +42,7 @@ class Settings:
     capacity: int = 150_000
     resume: bool = False
     grids: dict[tuple[int, int], float] = field(default_factory=lambda: GRIDS)
+    step_s: float | None = None
     every: float = 60
     first: int = 3000
     warm_up: int = 300

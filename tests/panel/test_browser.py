@@ -282,4 +282,6 @@ def places(page) -> dict[str, float]:
     """The height of the controls and of the plot, counted from the first field."""
     first = page.get_by_label("model", exact=True).bounding_box()["y"]
     parts = {name: button(page, name) for name in ("Pause", "Stop", "Ask")} | {"plot": page.locator(".kvlib-plot")}
+    for part in parts.values():
+        expect(part).to_be_visible()  # a plot that is just drawn anew has no box
     return {name: round(part.bounding_box()["y"] - first) for name, part in parts.items()}

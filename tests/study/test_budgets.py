@@ -91,10 +91,10 @@ def test_a_limit_that_bytes_do_not_predict_is_found_too(make, chunk, monkeypatch
         engine = make(budget)
         append = engine.append_video_chunk
 
-        def failing(frames, fps):
+        def failing(*given):
             if budget > most_tokens:
                 raise torch.OutOfMemoryError("CUDA out of memory")
-            return append(frames, fps)
+            return append(*given)
 
         engine.append_video_chunk = failing
         return engine
