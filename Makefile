@@ -27,7 +27,7 @@ test: setup  ## ruff, import rules, pytest, and all notebooks with small paramet
 	$(BIN)/ruff check --quiet .
 	$(BIN)/ruff format --check --quiet .
 	$(BIN)/lint-imports
-	$(BIN)/python -m pytest -q -n 2 --dist loadfile
+	$(BIN)/python -m pytest -q -n 3 --dist loadfile
 	$(BIN)/python -m pytest -q -n 2 --nbmake notebooks
 
 attack: setup  ## every injected fault of the engine's tests, of which `make test` takes a sample

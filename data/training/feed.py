@@ -21,14 +21,14 @@ class Feed:
         context = multiprocessing.get_context("spawn")
         self.upload, self.waiting = Uploader(device), []
         self.share, self.reads = context.Value("d", -1.0), context.Value("b", False)
-        news, batches = context.Queue(), context.Queue(maxsize=4)
+        self.news, batches = context.Queue(), context.Queue(maxsize=4)
         base = 1000 * runs + rank * settings.workers
         starts = [(render_worker, (base + n, blocks, settings.fonts, settings.grids)) for n in range(settings.workers)]
-        starts.append((compose, (ranks * runs + rank, settings, self.share, self.reads, news, batches)))
+        starts.append((compose, (ranks * runs + rank, settings, self.share, self.reads, self.news, batches)))
         self.processes = [context.Process(target=target, args=given, daemon=True) for target, given in starts]
         for process in self.processes:
             process.start()
-        self.pool = Pool(blocks, settings, device, news)
+        self.pool = Pool(blocks, settings, device, self.news)
         given = (self.waiting, batches, self.upload, self.pool.stopped)
         threading.Thread(target=fill_queue, args=given, daemon=True).start()
 
@@ -47,6 +47,7 @@ class Feed:
 
     def stop(self) -> None:
         self.pool.stopped.set()
+        self.news.cancel_join_thread()  # what nobody reads any more would keep this process from ending
         for process in self.processes:
             process.kill()
 

@@ -228,3 +228,24 @@ def test_without_fonts_the_script_says_what_to_give(tmp_path):
     command = [sys.executable, str(paths.ROOT / "data" / "train_reader.py"), str(tmp_path)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120)
     assert done.returncode == 2 and "give the folder that collect_fonts.py wrote, or --smoke" in done.stderr
+
+
+def test_a_process_ends_although_its_news_are_not_read(tmp_path):
+    """More texts than a pipe holds wait for the composing process when training stops."""
+    code = f"""
+import sys, torch
+from pathlib import Path
+sys.path.insert(0, {str(paths.ROOT / "data")!r})
+from training.feed import Feed
+from training.settings import Settings
+if __name__ == "__main__":
+    settings = Settings({{}}, Path({str(tmp_path)!r}), 1, "tiny", workers=0, capacity=960)
+    feed = Feed(0, 1, settings, 0, Path({str(tmp_path)!r}), torch.device("cpu"))
+    feed.stop()
+    for _ in range(100):
+        feed.news.put(((5, 10), ["x" * 10_000]))
+    print("stopped")
+"""
+    (tmp_path / "run.py").write_text(code)
+    done = subprocess.run([sys.executable, str(tmp_path / "run.py")], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0 and done.stdout == "stopped\n", done.stderr[-2000:]
