@@ -218,9 +218,9 @@ def test_smoke_trains_goes_on_and_answers_through_the_engine(tmp_path):
     done = subprocess.run(command, capture_output=True, text=True, timeout=900, cwd=tmp_path)
     assert done.returncode == 0, done.stderr[-3000:]
     losses = json.loads(done.stdout.splitlines()[-1])["losses"]
-    assert np.mean(losses[-3:]) < 0.9 * losses[0]
+    assert np.mean(losses[-3:]) < 0.93 * losses[0]
     log = [json.loads(line) for line in (tmp_path / "out" / "log.jsonl").read_text().splitlines()]
-    assert sum("parameters" in line for line in log) == 2 and log[-1]["done"] and log[-1]["s"] == 70
+    assert sum("parameters" in line for line in log) == 2 and log[-1]["done"] and log[-1]["s"] == 50
     assert (tmp_path / "out" / "model.safetensors").stat().st_size < 1e6
 
 
