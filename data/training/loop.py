@@ -29,15 +29,15 @@ ADDRESS = "tcp://127.0.0.1:29511"  # where the ranks of one machine meet
 def train(settings: Settings) -> None:
     """Train on all GPUs of this machine, one process each, or on the CPU when there is none. Appends to `log.jsonl`.
 
-    Raises FileExistsError when `out` has a log and `resume` is False, FileNotFoundError when it has none and `resume` is True,
-    and RuntimeError when the forward for training differs from transformers' own.
+    Raises FileExistsError when `out` has a log and `resume` is False, FileNotFoundError when it has no checkpoint and `resume`
+    is True, and RuntimeError when the forward for training differs from transformers' own.
     """
     settings.out.mkdir(parents=True, exist_ok=True)
     log = settings.out / "log.jsonl"
     if log.exists() and not settings.resume:
         raise FileExistsError(f"{log} is the log of another run: give --resume to go on with it, or another folder")
-    if settings.resume and not log.exists():
-        raise FileNotFoundError(f"there is no {log} to go on from: leave out --resume")
+    if settings.resume and not (settings.out / "model.safetensors").exists():
+        raise FileNotFoundError(f"{settings.out} has no checkpoint to go on from: leave out --resume, and give an empty folder")
     ranks = max(1, torch.cuda.device_count())
     if ranks == 1:
         run(0, 1, settings)

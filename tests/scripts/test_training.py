@@ -177,9 +177,10 @@ def test_a_run_goes_on_from_the_last_checkpoint_in_the_log(tmp_path):
 
 
 def test_a_run_overwrites_no_other_and_goes_on_from_nothing(tmp_path):
-    with pytest.raises(FileNotFoundError, match="leave out --resume"):
-        loop.train(Settings({}, tmp_path, 1, resume=True))
-    (tmp_path / "log.jsonl").write_text("{}\n")
+    for _ in range(2):  # also after a run that ended before its first checkpoint
+        with pytest.raises(FileNotFoundError, match="leave out --resume"):
+            loop.train(Settings({}, tmp_path, 1, resume=True))
+        (tmp_path / "log.jsonl").write_text("{}\n")
     with pytest.raises(FileExistsError, match="give --resume"):
         loop.train(Settings({}, tmp_path, 1))
 
