@@ -20,7 +20,6 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from training.loop import Settings, train  # noqa: E402
 from training.model.checkpoint import SIZES  # noqa: E402
-from training.settings import font_families  # noqa: E402
 from training.smoke import smoke  # noqa: E402
 
 if __name__ == "__main__":
@@ -42,4 +41,4 @@ if __name__ == "__main__":
     elif given["fonts"] is None:
         parser.error("fonts is missing: give the folder that collect_fonts.py wrote, or --smoke")
     else:
-        train(Settings(**given | {"fonts": font_families(given["fonts"])}))
+        train(Settings(**given))

@@ -16,7 +16,7 @@ from training.history import History
 from training.model.checkpoint import build_model, build_tokenizer, load_weights, save_checkpoint
 from training.model.checks import check_forward, monitor
 from training.model.trainer import Trainer
-from training.settings import DEFAULT, Settings
+from training.settings import DEFAULT, Settings, font_families
 from training.streams.batches import draw_batch
 from training.streams.packer import Packer
 from training.streams.schedule import RAMP, READS, glyph_weight, learning_rate
@@ -29,9 +29,10 @@ ADDRESS = "tcp://127.0.0.1:29511"  # where the ranks of one machine meet
 def train(settings: Settings) -> None:
     """Train on all GPUs of this machine, one process each, or on the CPU when there is none. Appends to `log.jsonl`.
 
-    Raises FileExistsError when `out` has a log and `resume` is False, FileNotFoundError when it has no checkpoint and `resume`
-    is True, and RuntimeError when the forward for training differs from transformers' own.
+    Raises FileExistsError when `out` has a log and `resume` is False, FileNotFoundError when there are no fonts, or when `out`
+    has no checkpoint and `resume` is True, and RuntimeError when the forward for training differs from transformers' own.
     """
+    font_families(settings.fonts)  # raises here when there are none
     settings.out.mkdir(parents=True, exist_ok=True)
     log = settings.out / "log.jsonl"
     if log.exists() and not settings.resume:
@@ -64,7 +65,7 @@ def run(rank: int, ranks: int, settings: Settings) -> None:
         gpus=ranks if device.type == "cuda" else 0,
         seconds=settings.seconds,
         clips=settings.clips,
-        families=len(settings.fonts["train"]),
+        families=len(font_families(settings.fonts)["train"]),
         torch=torch.__version__,
     )
     if device.type == "cuda":
@@ -89,8 +90,8 @@ def run(rank: int, ranks: int, settings: Settings) -> None:
 def steps(trainer: Trainer, packer: Packer, feed: Feed, settings: Settings, history: History) -> None:
     """Train until the time is over, and save a checkpoint every `settings.every` seconds."""
     optimizers = make_optimizers(trainer)
-    began = saved = told_at = time.time()
-    step = seen = answers = 0
+    began = time.time()
+    step = seen = answers = saved = told_at = 0
     share, told = history.seconds / settings.seconds, None
 
     def save(clips: int, **values) -> None:
@@ -117,14 +118,14 @@ def steps(trainer: Trainer, packer: Packer, feed: Feed, settings: Settings, hist
             share, reads = told.tolist()
             feed.reads.value = reads > 0
         told, step, seen, answers = latest, step + 1, seen + len(batch["clips"]), answers + len(batch["kinds"])
-        if time.time() - told_at > settings.every / 10:
-            told_at = time.time()
+        if passed - told_at > settings.every / 10:
+            told_at = passed
             answer, glyphs = (round(loss.item(), 4) for loss in losses)
             planned = {name: what[name] for name in ("chunks", "per_chunk")}
             history.say(s=round(share * settings.seconds), step=step, clips=seen, answer=answer, glyphs=glyphs, **planned,
                         waiting=len(feed.waiting), rendered=feed.pool.rendered())  # fmt: skip
-        if time.time() - saved > settings.every:
-            saved = time.time()
+        if passed - saved > settings.every:
+            saved = passed
             save(min(1024, settings.clips))
     peak = torch.cuda.max_memory_allocated() / 2**30 if trainer.device.type == "cuda" else 0
     save(min(2048, 2 * settings.clips), peak_gib=round(peak, 1), done=True)
@@ -178,8 +179,8 @@ def losses_of(trainer: Trainer, ring, what: dict, batch: dict) -> tuple[torch.Te
 
 
 def update(trainer: Trainer, optimizers: list, ring, what: dict, batch: dict, told: tuple, rate: float, share: float):
-    """One step of the optimisers at learning rate `rate`; returns both losses of this rank, and `told`, some numbers, averaged over all ranks, as a tensor
-    on the device."""
+    """One step of the optimisers at learning rate `rate`; returns both losses of this rank, and `told`, some numbers, averaged
+    over all ranks, as a tensor on the device."""
     for group in (group for optimizer in optimizers for group in optimizer.param_groups):
         group["lr"] = rate
     losses = losses_of(trainer, ring, what, batch)

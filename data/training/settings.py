@@ -26,14 +26,14 @@ MONITORED = 20  # every so many font families one is for monitoring and not for 
 class Settings:
     """What a run needs.
 
-    fonts: font files of the families for "train" and "monitor". out: folder for the checkpoint and log.jsonl. seconds: of training
+    fonts: the folder that `collect_fonts.py` wrote, None for the DejaVu fonts alone. out: folder for the checkpoint and log.jsonl. seconds: of training
     in all. size: a key of `SIZES`. clips: different clips in a batch, of each GPU. workers: rendering processes of each GPU.
     capacity: clips kept on each GPU. resume: whether to go on from the checkpoint in `out`. grids: the sizes of clips with their
     shares. step_s: the seconds that a step counts as, None for as long as it takes. every: seconds between two checkpoints. first:
     clips that are there before training begins. warm_up: steps over which the learning rate rises.
     """
 
-    fonts: dict[str, list[list[str]]]
+    fonts: Path | None
     out: Path
     seconds: float
     size: str = "11M"
@@ -48,9 +48,14 @@ class Settings:
     warm_up: int = 300
 
 
-def font_families(fonts: Path) -> dict[str, list[list[str]]]:
+def font_families(fonts: Path | None) -> dict[str, list[list[str]]]:
     """The font files of every training family in the folder that `collect_fonts.py` wrote: most families for training, one in
-    `MONITORED` to watch how it goes."""
+    `MONITORED` to watch how it goes. Without a folder the DejaVu fonts are both.
+
+    Raises FileNotFoundError when the folder has no fonts.json.
+    """
+    if fonts is None:
+        return {part: [[font] for font in synthetic.dejavu_fonts()] for part in ("train", "monitor")}
     split: dict[str, list] = {"train": [], "monitor": []}
     for family, faces in json.loads((fonts / "fonts.json").read_text())["train"].items():
         part = "monitor" if zlib.crc32(family.encode()) % MONITORED == 0 else "train"

@@ -50,7 +50,7 @@ def test_the_forward_for_training_is_that_of_transformers(packer, size):
 def test_a_wrong_forward_stops_the_training(monkeypatch, tmp_path):
     monkeypatch.setattr(loop, "check_forward", lambda trainer, packer: 0.01)
     with pytest.raises(RuntimeError, match="differs from transformers' by 0.01"):
-        loop.make_trainer(Settings({}, tmp_path, 1, "tiny"), torch.device("cpu"))
+        loop.make_trainer(Settings(None, tmp_path, 1, "tiny"), torch.device("cpu"))
 
 
 @torch.no_grad()
@@ -179,10 +179,10 @@ def test_a_run_goes_on_from_the_last_checkpoint_in_the_log(tmp_path):
 def test_a_run_overwrites_no_other_and_goes_on_from_nothing(tmp_path):
     for _ in range(2):  # also after a run that ended before its first checkpoint
         with pytest.raises(FileNotFoundError, match="leave out --resume"):
-            loop.train(Settings({}, tmp_path, 1, resume=True))
+            loop.train(Settings(None, tmp_path, 1, resume=True))
         (tmp_path / "log.jsonl").write_text("{}\n")
     with pytest.raises(FileExistsError, match="give --resume"):
-        loop.train(Settings({}, tmp_path, 1))
+        loop.train(Settings(None, tmp_path, 1))
 
 
 def test_a_checkpoint_is_replaced_whole(tmp_path, packer, monkeypatch):
@@ -240,7 +240,7 @@ sys.path.insert(0, {str(paths.ROOT / "data")!r})
 from training.feed import Feed
 from training.settings import Settings
 if __name__ == "__main__":
-    settings = Settings({{}}, Path({str(tmp_path)!r}), 1, "tiny", workers=0, capacity=960)
+    settings = Settings(None, Path({str(tmp_path)!r}), 1, "tiny", workers=0, capacity=960)
     feed = Feed(0, 1, settings, 0, Path({str(tmp_path)!r}), torch.device("cpu"))
     feed.stop()
     for _ in range(100):

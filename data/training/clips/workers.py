@@ -10,23 +10,24 @@ import numpy as np
 
 from kvlib.lab.study import synthetic
 from training.clips.scenes import make_clips
-from training.settings import BLOCK, DEFAULT
+from training.settings import BLOCK, DEFAULT, font_families
 
 WAITING = 240  # files in the folder from which on a worker waits
 MONITORED = 16  # every so many blocks one shows held-out text in fonts for monitoring
 EASY = 4  # first blocks of a worker, with short texts at the default resolution
 
 
-def render_worker(number: int, folder: Path, families: dict[str, list[list[str]]], grids: dict) -> None:
+def render_worker(number: int, folder: Path, fonts: Path | None, grids: dict) -> None:
     """Write blocks of `BLOCK` clips into `folder` until the process is killed.
 
-    families: the font files of the families "train" and "monitor". grids: the share of each grid.
+    fonts: as in `Settings`; read here, because a long argument makes every start wait for the process before. grids: the share
+    of each grid.
 
     A block is two files, clips (.npy) and texts (.json). They are written under hidden names and renamed when complete, the
     .json last.
     """
     os.nice(19)  # the trainer and its compiler have priority
-    block = 0
+    families, block = font_families(fonts), 0
     while True:
         if len(os.listdir(folder)) > WAITING:
             time.sleep(0.05)
