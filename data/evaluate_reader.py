@@ -1,10 +1,14 @@
 """Evaluate the reader on lines, font families and layouts that training never used, through the engine on H.264 video.
 
-    .venv/bin/python data/evaluate_reader.py .fonts        # writes data/reader/evaluation.json and the model card
-    .venv/bin/python data/evaluate_reader.py .fonts --against OLD        # with paired differences from the reader in OLD
+    .venv/bin/python data/evaluate_reader.py .fonts        # writes answers.parquet, evaluation.json and the card to data/reader
 
-`.fonts` is the folder that `collect_fonts.py` wrote. `evaluation/streams.py` lists the kinds of streams. All their streams are
-watched by each reader, on the CPU. Takes about 50 minutes a reader on 2 cores.
+Against another reader, on the same streams:
+
+    .venv/bin/python data/evaluate_reader.py .fonts --reader OTHER --out /tmp/other
+    .venv/bin/python data/evaluate_reader.py .fonts --against /tmp/other        # with paired differences
+
+`.fonts` is the folder that `collect_fonts.py` wrote. `evaluation/streams.py` lists the kinds of streams. They are watched on the
+CPU, which takes about 50 minutes on 2 cores.
 """
 
 import argparse
@@ -54,17 +58,20 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("fonts", type=Path, help="folder that collect_fonts.py wrote")
     parser.add_argument("--reader", type=Path, default=paths.READER)
-    parser.add_argument("--out", type=Path, help="folder for evaluation.json and the card; by default the reader's own")
-    parser.add_argument("--against", type=Path, help="folder of a reader to compare with, on the same streams")
+    parser.add_argument("--out", type=Path, help="folder for what is written; by default the reader's own")
+    parser.add_argument("--against", type=Path, help="the `--out` of an evaluation of another reader, to compare with")
     parser.add_argument("--workers", type=int, default=2)
     options = parser.parse_args()
     held_out = json.loads((options.fonts / "fonts.json").read_text())["held_out"]
     families = {family: [str(options.fonts / face) for face in faces] for family, faces in held_out.items()}
+    before = pd.read_parquet(options.against / "answers.parquet") if options.against else None
+    out = options.out or options.reader
+    out.mkdir(parents=True, exist_ok=True)
     answers = watch_all(families, options.reader, options.workers)
     result = summarize(answers, families)
-    if options.against:
-        result["differences"] = differences(answers, watch_all(families, options.against, options.workers))
-    out = options.out or options.reader
+    if before is not None:
+        result["differences"] = differences(answers, before)
+    answers.to_parquet(out / "answers.parquet")
     (out / "evaluation.json").write_text(json.dumps(result, indent=1) + "\n")
     write_card(result, options.reader, out)
     for row in result["bars"]:

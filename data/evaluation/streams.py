@@ -45,7 +45,7 @@ CONDITIONS = (
     Condition("chunks of 4 frames, static dropped", 4, (1, 16), 320, (1, 2, 3, 4), 0.03),
     Condition("chunks of 8 frames, static dropped", 8, (1, 8), 320, (1, 2, 3, 4), 0.03),
     Condition("17 to 32 chunks in view", 2, (17, 32), 150, asked=3, hard=True),
-    Condition("672x336, chunks of 4 frames, budget 2,000", 4, (24, 40), 120, (2,), budget=2000, size=(672, 336), asked=3),
+    Condition("672x336, chunks of 4 frames, budget 2,000", 4, (24, 40), 150, (2,), budget=2000, size=(672, 336), asked=3),
 )
 
 
