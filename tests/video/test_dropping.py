@@ -37,7 +37,7 @@ def picture(example: dropping.Example) -> np.ndarray:
 @pytest.mark.parametrize("name", ["short", "odd"])
 def test_counts_are_those_of_the_engine(model, processor, odd, name):
     video = CLIP if name == "short" else odd
-    counts, _ = dropping.count_kept(processor, video, 2.0, [2, 6, 10], [0.0, 0.03])
+    counts, _ = dropping.count_kept(model.config, processor, video, 2.0, [2, 6, 10], [0.0, 0.03])
     assert len(counts) == 6
     for row in counts.itertuples():
         engine = VideoStreamingInference(model, processor, "cpu", drop_static=row.drop_static)
@@ -54,8 +54,8 @@ def test_counts_are_those_of_the_engine(model, processor, odd, name):
     assert static["dropped"].item() > 0
 
 
-def test_the_example_is_the_chunk_of_which_most_grids_are_kept_in_part(processor, odd):
-    _, example = dropping.count_kept(processor, odd, 2.0, [2, 4, 8], [0.0, 0.03])
+def test_the_example_is_the_chunk_of_which_most_grids_are_kept_in_part(model, processor, odd):
+    _, example = dropping.count_kept(model.config, processor, odd, 2.0, [2, 4, 8], [0.0, 0.03])
     assert (example.chunk, example.chunk_frames, example.drop_static) == (0, 8, 0.03)
     assert len(example.kept) == 4 * 2 * 3 and example.kept["kept"].sum() == 6 + 2
     left = example.kept[(example.kept["grid"] == 3) & (example.kept["column"] == 0)]
@@ -65,17 +65,17 @@ def test_the_example_is_the_chunk_of_which_most_grids_are_kept_in_part(processor
     assert (abs(shown[:168] - 100) < 20).all() and shown[168:, :24].min() > 230, "a frame of each grid, one below the other"
 
 
-def test_the_later_chunk_is_the_example_where_the_first_stands_still(processor, odd):
-    _, example = dropping.count_kept(processor, odd, 2.0, [4], [0.0, 0.03])
+def test_the_later_chunk_is_the_example_where_the_first_stands_still(model, processor, odd):
+    _, example = dropping.count_kept(model.config, processor, odd, 2.0, [4], [0.0, 0.03])
     assert example.chunk == 1
 
 
-def test_a_wide_frame_is_made_smaller_for_the_picture(processor):
-    _, example = dropping.count_kept(processor, CLIP, 2.0, [8], [0.03])
+def test_a_wide_frame_is_made_smaller_for_the_picture(model, processor):
+    _, example = dropping.count_kept(model.config, processor, CLIP, 2.0, [8], [0.03])
     assert picture(example).shape == (4 * 120, 240, 3)
 
 
-def test_grids_end_where_a_video_begins_a_new_chunk(processor, monkeypatch):
+def test_grids_end_where_a_video_begins_a_new_chunk(model, processor, monkeypatch):
     def chunk(times: tuple, height: int = 56) -> VideoChunk:
         return VideoChunk(np.zeros((len(times), height, 84, 3), np.uint8), times, 2.0)
 
@@ -87,5 +87,5 @@ def test_grids_end_where_a_video_begins_a_new_chunk(processor, monkeypatch):
     # before another size, after a chunk that ended early, before a gap of minutes, and at the end
     assert [grid.ends for grid in grids] == [False, True, False, True, True, False, True]
     assert [grid.seconds for grid in grids] == [1, 1, 1, 0.5, 1, 1, 1]
-    counts, _ = dropping.count_kept(processor, CLIP, 2.0, [4], [0.0])
+    counts, _ = dropping.count_kept(model.config, processor, CLIP, 2.0, [4], [0.0])
     assert counts["chunks"].item() == 4

@@ -12,9 +12,10 @@ import pandas as pd
 import torch
 from PIL import Image
 
+from kvlib.encoding import count_tokens, next_time
+from kvlib.families import family_of
 from kvlib.lab.video.source import VideoSource
 from kvlib.ops.pixels import changed_patches, patchify
-from kvlib.prompts import chunk_texts
 from kvlib.video import VideoChunk
 from kvlib.video.chunks import LONGEST_GAP
 
@@ -24,15 +25,16 @@ EXAMPLE_WIDTH = 240  # pixels at most of a frame of the example
 
 @dataclass(frozen=True)
 class Grid:
-    """One temporal grid: its pixel `patches` and its size `rows` x `columns` in patches, both as of `patchify`; its last
-    `frame`, uint8 [H, W, 3]; its seconds of video; and whether a chunk `ends` behind it, however long the chunk may be."""
+    """One temporal grid: its `frames`, uint8 [1 or 2, H, W, 3], at `fps` a second, and whether a chunk `ends` behind it,
+    however long the chunk may be."""
 
-    patches: torch.Tensor
-    rows: int
-    columns: int
-    frame: np.ndarray
-    seconds: float
+    frames: np.ndarray
+    fps: float
     ends: bool
+
+    @property
+    def seconds(self) -> float:
+        return len(self.frames) / self.fps
 
 
 @dataclass
@@ -49,13 +51,13 @@ class Count:
     dropped_of_first: int = 0
     seconds: float = 0.0
 
-    def add(self, kept: np.ndarray, text: int, grids: Sequence[Grid]) -> None:
-        """Count one more chunk: bool [grids, rows, columns] of its merged patches, and `text` tokens around them."""
+    def add(self, kept: np.ndarray, tokens: int, seconds: float) -> None:
+        """Count one more chunk of `tokens` tokens: `kept` is bool [grids, rows, columns], of its merged patches."""
         self.chunks += 1
-        self.tokens += kept.size + text
+        self.tokens += tokens
         self.dropped += int((~kept).sum())
         self.dropped_of_first += int((~kept[0]).sum())
-        self.seconds += sum(grid.seconds for grid in grids)
+        self.seconds += seconds
 
 
 @dataclass(frozen=True)
@@ -71,32 +73,35 @@ class Example:
 
 
 def count_kept(
-    processor, video: Path, fps: float, chunk_frames: Sequence[int], thresholds: Sequence[float]
+    config, processor, video: Path, fps: float, chunk_frames: Sequence[int], thresholds: Sequence[float]
 ) -> tuple[pd.DataFrame, Example]:
     """Count the tokens of all of `video`, sampled at `fps` frames per second, for each of `chunk_frames`, which must be even,
     and each of `thresholds`, shares of full scale; 0 keeps all. The frames are as large as the processor's limits allow.
+    `config` is the model's.
 
     Returns a table with the columns of `Count`, and with `dropped_share` (of all tokens) and `tokens_per_s` (kept, for each
     second of video); and an example. This is the chunk, of the size nearest to `EXAMPLE_FRAMES` and at the middle threshold,
     of whose grids most are kept in part. Raises what `VideoChunks` raises.
     """
-    settings, best = processor.image_processor, (-1, -1)
+    per_grid, best = processor.image_processor.temporal_patch_size, (-1, -1)
     example_of = min(chunk_frames, key=lambda count: abs(count - EXAMPLE_FRAMES)), sorted(thresholds)[len(thresholds) // 2]
     counts = {(frames, threshold): Count(frames, threshold) for frames in chunk_frames for threshold in thresholds}
-    text = {first: sum(map(len, chunk_texts(processor.tokenizer, first))) for first in (False, True)}
     waiting: dict[int, list[Grid]] = {frames: [] for frames in chunk_frames}
-    for grid in read_grids(settings, video, fps):
+    times: dict[int, float | None] = dict.fromkeys(chunk_frames)
+    for grid in read_grids(processor.image_processor, video, fps):
         for frames, grids in waiting.items():
             grids.append(grid)
-            if not grid.ends and len(grids) < frames // settings.temporal_patch_size:
+            if not grid.ends and len(grids) < frames // per_grid:
                 continue
-            patches = torch.cat([grid.patches for grid in grids])
-            for threshold in thresholds:
-                count, kept = counts[frames, threshold], _kept(patches, grids, settings, threshold)
+            chunk = np.concatenate([grid.frames for grid in grids])
+            tokens = count_tokens(config, processor, chunk, times[frames] is None, times[frames], grid.fps)
+            times[frames] = next_time(times[frames], len(chunk), grid.fps)
+            for threshold, kept in zip(thresholds, _kept(config, processor, chunk, thresholds), strict=True):
+                count = counts[frames, threshold]
                 if (frames, threshold) == example_of and _partly_kept(kept) > best:
                     best = _partly_kept(kept)
                     example = Example(threshold, count.chunks, frames, _table(kept), _picture(grids))
-                count.add(kept, text[count.chunks == 0], grids)
+                count.add(kept, tokens, sum(grid.seconds for grid in grids))
             grids.clear()
     table = pd.DataFrame(asdict(count) for count in counts.values())
     table["dropped_share"] = table["dropped"] / table["tokens"]
@@ -109,9 +114,7 @@ def read_grids(settings, video: Path, fps: float) -> Iterator[Grid]:
     size = settings.temporal_patch_size
     chunks = (chunk for _, chunk in VideoSource(video, size, fps).chunks("what stands still"))
     for chunk, following in pairwise(chain(chunks, [None])):
-        patches, (_, rows, columns) = patchify(torch.from_numpy(chunk.frames), settings, "cpu")
-        ends = following is None or len(chunk.frames) < size or _apart(chunk, following)
-        yield Grid(patches, rows, columns, chunk.frames[-1], len(chunk.frames) / chunk.fps, ends)
+        yield Grid(chunk.frames, chunk.fps, following is None or len(chunk.frames) < size or _apart(chunk, following))
 
 
 def _apart(chunk: VideoChunk, following: VideoChunk) -> bool:
@@ -119,11 +122,12 @@ def _apart(chunk: VideoChunk, following: VideoChunk) -> bool:
     return chunk.frames.shape[1:] != following.frames.shape[1:] or following.times[0] - chunk.time_s > LONGEST_GAP
 
 
-def _kept(patches: torch.Tensor, grids: Sequence[Grid], settings, threshold: float) -> np.ndarray:
-    """bool [grids, merged rows, merged columns]: which merged patches of a chunk are kept. `patches`: of all its grids."""
-    rows, columns = grids[0].rows, grids[0].columns
-    new = changed_patches(patches, (len(grids), rows, columns), settings, threshold)
-    return new.view(len(grids), rows // settings.merge_size, columns // settings.merge_size).numpy()
+def _kept(config, processor, frames: np.ndarray, thresholds: Sequence[float]) -> list[np.ndarray]:
+    """For each threshold bool [grids, merged rows, merged columns]: which merged patches of a chunk of `frames` are kept."""
+    settings = processor.image_processor
+    patches, grid = patchify(torch.from_numpy(frames), settings, "cpu", family_of(config).resize)
+    shape = grid[0], grid[1] // settings.merge_size, grid[2] // settings.merge_size
+    return [changed_patches(patches, grid, settings, threshold).view(shape).numpy() for threshold in thresholds]
 
 
 def _partly_kept(kept: np.ndarray) -> tuple[int, int]:
@@ -140,9 +144,9 @@ def _table(kept: np.ndarray) -> pd.DataFrame:
 
 def _picture(grids: Sequence[Grid]) -> str:
     """The frames of the grids, at most `EXAMPLE_WIDTH` pixels wide, one below the other: a JPEG in base64."""
-    height, width = grids[0].frame.shape[:2]
+    height, width = grids[0].frames.shape[1:3]
     size = min(width, EXAMPLE_WIDTH), max(1, round(height * min(1, EXAMPLE_WIDTH / width)))
-    frames = [np.asarray(Image.fromarray(grid.frame).resize(size, Image.Resampling.BOX)) for grid in grids]
+    frames = [np.asarray(Image.fromarray(grid.frames[-1]).resize(size, Image.Resampling.BOX)) for grid in grids]
     buffer = io.BytesIO()
     Image.fromarray(np.concatenate(frames)).save(buffer, "JPEG", quality=85)
     return base64.b64encode(buffer.getvalue()).decode()
