@@ -10,8 +10,17 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from kvlib.lab.figures.style import STYLE
+from kvlib.lab.report.statistics import wilson
 
 DATA_TEXT = "再见，月亮"  # a subtitle with characters that DejaVu Sans lacks
+
+
+def with_shares(scores: pd.DataFrame) -> pd.DataFrame:
+    """The table with the share of right answers and its Wilson interval."""
+    low, high = wilson(scores["correct"], scores["n"])
+    return scores.assign(accuracy=scores["correct"] / scores["n"], low=low, high=high)
+
+
 SCORES = pd.DataFrame(
     [
         {"question": question, "position_mode": mode, "chunks": chunks, "correct": correct, "n": 32}
@@ -23,7 +32,7 @@ SCORES = pd.DataFrame(
         ]
         for chunks, correct in zip((8, 24, 96), counts, strict=True)
     ]
-)
+).pipe(with_shares)
 CHUNKS = pd.DataFrame(
     [
         {"run": run, "chunk": c, "cache_tokens": tokens, "cache_bytes": tokens * 6144, "seconds": 0.05, "event": event}

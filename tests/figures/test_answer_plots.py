@@ -3,7 +3,7 @@
 import matplotlib.pyplot as plt
 import pandas as pd
 import pytest
-from drawn import SCORES, legend_texts
+from drawn import SCORES, legend_texts, with_shares
 from matplotlib.container import ErrorbarContainer
 from statsmodels.stats.proportion import proportion_confint
 
@@ -25,7 +25,7 @@ def test_accuracy_panels_lines_and_wilson_bars():
     assert keep.lines[0].get_marker() != remap.lines[0].get_marker()
     assert keep.lines[0].get_linestyle() != remap.lines[0].get_linestyle()
     assert "first eviction" in legend_texts(fig)
-    assert fig.axes[0].get_ylabel() == "exact answers\n(n = 32, 95% Wilson)"
+    assert fig.axes[0].get_ylabel() == "exact answers\n(n = 32, 95% intervals)"
     assert "first eviction" not in legend_texts(answer_plots.plot_accuracy_over_length(SCORES))
 
 
@@ -67,6 +67,7 @@ def test_ttft_is_in_milliseconds():
 def test_retention_has_a_line_and_bars_for_every_policy():
     cells = [("uniform", 1, 9), ("uniform", 8, 6), ("sink_window", 1, 10), ("sink_window", 8, 0)]
     scores = pd.DataFrame([dict(panel="p", contender=name, age=age, correct=correct, n=10) for name, age, correct in cells])
+    scores = with_shares(scores)
     fig = answer_plots.plot_retention(scores)
     uniform, window = [c for c in fig.axes[0].containers if isinstance(c, ErrorbarContainer)]
     assert (uniform.get_label(), window.get_label()) == ("uniform", "sink_window")
@@ -74,12 +75,13 @@ def test_retention_has_a_line_and_bars_for_every_policy():
     assert list(window.lines[0].get_ydata()) == [1.0, 0.0]
     assert list(window.lines[0].get_xdata()) == pytest.approx([1, 8], rel=0.05)
     assert [text.get_text() for text in fig.axes[0].get_xticklabels()] == ["1", "8"]
-    assert "n = 10, 95% Wilson" in fig.axes[0].get_ylabel()
+    assert "n = 10, 95% intervals" in fig.axes[0].get_ylabel()
 
 
 def test_budgets_have_a_panel_for_every_question():
     cells = [("now", "a", 250, 3), ("now", "a", 500, 4), ("title", "a", 250, 0), ("title", "a", 500, 2)]
     scores = pd.DataFrame([(*cell, 4) for cell in cells], columns=["question", "contender", "budget", "correct", "n"])
+    scores = with_shares(scores)
     fig = answer_plots.plot_budgets(scores)
     assert [axis.get_title() for axis in fig.axes] == ["now", "title"]
     drawn = [axis.containers[0].lines[0] for axis in fig.axes]

@@ -48,7 +48,7 @@ def test_all_stored_figures_are_tested():
         ("budget (tokens)", "预算（词元）"),
         ("budget 1,300", "预算 1,300"),
         ("7 of 8 answers right: 88% (95% Wilson 53% to 98%)", "8 个回答中 7 个正确：88%（95% 威尔逊区间 53% 至 98%）"),
-        ("exact answers\n(n = 3 to 18, 95% Wilson)", "完全正确的比例\n（n = 3 至 18，95% 威尔逊区间）"),
+        ("exact answers\n(n = 3 to 18, 95% intervals)", "完全正确的比例\n（n = 3 至 18，95% 区间）"),
         ("backward (n = 40)", "回顾（n = 40）"),
         ("overlapping windows + ask while it runs", "重叠窗口 + 边看边问"),
         ("sink + window", "汇聚点 + 窗口"),

@@ -6,6 +6,7 @@ import json
 import numpy as np
 import pandas as pd
 import pytest
+from drawn import with_shares
 
 from kvlib.lab.figures import fonts
 from kvlib.lab.figures import recipes as figures
@@ -14,7 +15,7 @@ from kvlib.lab.report.report import Report
 
 SCORES = pd.DataFrame(
     [dict(question="title", position_mode=mode, chunks=n, correct=n % 5, n=7) for mode in ("keep", "remap") for n in (8, 21)]
-)
+).pipe(with_shares)
 
 DRIFT = pd.DataFrame(dict(turns=[1, 9], method="chain", error=[0.1, 0.2]))
 

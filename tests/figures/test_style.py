@@ -8,7 +8,7 @@ import warnings
 import matplotlib.pyplot as plt
 import pandas as pd
 import pytest
-from drawn import CHUNKS, DATA_TEXT, SCORES, texts
+from drawn import CHUNKS, DATA_TEXT, SCORES, texts, with_shares
 from matplotlib import font_manager
 from matplotlib.figure import Figure
 from matplotlib.font_manager import fontManager
@@ -100,6 +100,7 @@ def odd_figures(text: str) -> dict[str, tuple[Figure, int]]:
     """A figure for every way in which a text of the data gets into one, by how often the text stands in it."""
     shares = pd.DataFrame([dict(position_mode=text, layer=0, region=name, share=0.25) for name in position_plots.REGIONS])
     scores = pd.DataFrame([dict(panel=text, contender=text, question=text, age=a, budget=a, correct=1, n=2) for a in (1, 4)])
+    scores = with_shares(scores)
     summary = {f"{q}{end}": [0.5] for q in ("now", "backward") for end in ("", "_low", "_high", "_n")} | {"seconds": [1.0]}
     sinks = pd.DataFrame(dict(configuration=[text], sink_tokens=[1], chunk=[0], new_tokens=[1]))
     return {

@@ -38,8 +38,8 @@ def test_counts_that_are_no_share_are_refused(right, n):
 
 def test_correct_answers_are_counted_per_group():
     answers = pd.DataFrame({"question": "title", "position_mode": "keep", "chunks": 8, "correct": [True] * 9 + [False]})
-    row = statistics.count_correct(answers, ["question", "position_mode", "chunks"]).iloc[0]
-    assert (row["correct"], row["n"], row["accuracy"]) == (9, 10, 0.9)
+    row = statistics.count_by_stream(answers.assign(stream=range(10)), ["question", "position_mode", "chunks"], seed=0).iloc[0]
+    assert (row["correct"], row["n"], row["streams"], row["accuracy"]) == (9, 10, 10, 0.9)
     assert (row["low"], row["high"]) == (pytest.approx(0.5958, abs=1e-4), pytest.approx(0.9821, abs=1e-4))
 
 
@@ -55,7 +55,7 @@ def test_the_summary_counts_and_the_difference_is_paired():
         + rows("b", 0, {"now": [0], "title": [1], "history": [1, 1]}, cache_bytes=5)
         + rows("b", 1, {"now": [1], "title": [0], "history": [1, 0]}, cache_bytes=5)
     )
-    summary = statistics.summarise(table, "strategy")
+    summary = statistics.summarise(table, "strategy", seed=0)
     assert summary.loc["a", ["now", "title", "history", "backward"]].tolist() == [1, 0.5, 0.25, pytest.approx(2 / 6)]
     assert summary.loc["a", "backward_n"] == 6
     assert summary.loc["a", "cache_bytes"] == 12

@@ -130,7 +130,7 @@ def test_every_strategy_answers_every_question_of_every_stream(model, processor)
     table = try_strategies(model, processor, made, 4, AGES, streams=2, seed=0)
     assert table.groupby(["stream", "strategy"]).size().eq(2 + len(AGES)).all()
     assert table.groupby(["stream", "question", "age"])["truth"].nunique().eq(1).all()
-    summary = statistics.summarise(table, "strategy")
+    summary = statistics.summarise(table, "strategy", seed=0)
     assert list(summary.index) == ["keep", "overlapping windows"]
     shown = statistics.readable(summary).loc["keep"]
     row = summary.loc["keep"]

@@ -1,4 +1,4 @@
-"""Figures of the answers: which lines were read, how fast, and the share of exact answers with its 95% Wilson interval.
+"""Figures of the answers: which lines were read, how fast, and the share of exact answers with its 95% interval.
 
 Every function takes plain DataFrames and numbers and returns a figure of `kvlib.lab.figures.style.new_figure`.
 """
@@ -80,7 +80,8 @@ def plot_accuracy_over_length(scores: pd.DataFrame, first_eviction: float | None
     """04: share of exact answers over stream length, a panel per question, a line per position mode.
 
     Args:
-        scores: one row per point: `question` (the panel's title), `position_mode`, `chunks` (stream length), `correct`, `n`.
+        scores: one row per point: `question` (the panel's title), `position_mode`, `chunks` (stream length), `n`,
+            `accuracy`, `low`, `high`.
         first_eviction: the stream length, in chunks, at the first eviction, if any; left of it the modes are the same.
     """
     questions = list(scores["question"].unique())
@@ -117,7 +118,7 @@ def plot_strategies(summary: pd.DataFrame) -> Figure:
             look = style | {"linestyle": "", "capsize": 2, "elinewidth": 0.7}
             axes[0].errorbar(share, places + shift, xerr=bars, label=name, **look)
         axes[0].set_yticks(places, summary.index.map(label))
-        axes[0].set(xlabel=label("exact answers (95% Wilson)"), xlim=(-0.03, 1.03))
+        axes[0].set(xlabel=label("exact answers (95% intervals)"), xlim=(-0.03, 1.03))
         axes[1].barh(places, 1e3 * summary["seconds"], color=BLUE)
         axes[1].set(xlabel=label("time per chunk (ms)"))
         for axis in axes:
@@ -131,7 +132,7 @@ def plot_retention(scores: pd.DataFrame) -> Figure:
 
     Args:
         scores: one row per point: `panel` (title), `contender` (the method), `age` (chunks since the line was on screen),
-            `correct`, `n`.
+            `n`, `accuracy`, `low`, `high`.
     """
     panels = list(scores["panel"].unique())
     fig, axes = new_figure(TWO_COLUMNS, 3.0, ncols=len(panels), sharey=True, squeeze=False)
@@ -148,8 +149,8 @@ def plot_budgets(scores: pd.DataFrame) -> Figure:
     """05: share of exact answers over the budget, a panel per question, a line per method.
 
     Args:
-        scores: one row per point: `question` (the panel's title), `contender` (the method), `budget` (tokens), `correct`,
-            `n`.
+        scores: one row per point: `question` (the panel's title), `contender` (the method), `budget` (tokens), `n`,
+            `accuracy`, `low`, `high`.
     """
     questions = list(scores["question"].unique())
     fig, axes = new_figure(TWO_COLUMNS, 2.6, ncols=len(questions), sharey=True, squeeze=False)
@@ -209,9 +210,9 @@ def _plot_methods(axis: Axes, scores: pd.DataFrame, over: str) -> None:
 
 
 def _plot_shares(axis: Axes, at: pd.Series, rows: pd.DataFrame, name: str, style: dict) -> None:
-    """Draw the share `correct` / `n` of `rows` at the places `at`, with 95% Wilson intervals, as the line `name`."""
-    share = rows["correct"] / rows["n"]
-    bars = _bars(share, *wilson(rows["correct"], rows["n"]))
+    """Draw `accuracy` of `rows` with its interval, `low` to `high`, at the places `at`, as the line `name`."""
+    share = rows["accuracy"]
+    bars = _bars(share, rows["low"], rows["high"])
     axis.errorbar(at, share, yerr=bars, label=label(name), capsize=2, elinewidth=0.7, **style)
 
 
@@ -221,7 +222,7 @@ def _bars(share: pd.Series, low: pd.Series, high: pd.Series) -> list[pd.Series]:
 
 
 def _share_label(scores: pd.DataFrame) -> str:
-    return label(f"exact answers\n(n = {_span(scores['n'])}, 95% Wilson)")
+    return label(f"exact answers\n(n = {_span(scores['n'])}, 95% intervals)")
 
 
 def _span(numbers: pd.Series) -> str:

@@ -65,14 +65,16 @@ RECIPES = {
     ),
     "04_strategies": Recipe(
         answer_plots.plot_strategies,
-        "Exact answers now and backward of strategies without training, with 95% Wilson intervals, and their time per chunk.",
+        "Exact answers now and backward of strategies without training, with 95% intervals, and their time per chunk.",
     ),
     "05_retention": Recipe(
         answer_plots.plot_retention,
         "Share of exact answers about what was on screen so many chunks ago, at equal budget of tokens. Bars are 95% Wilson "
         "intervals.",
     ),
-    "05_budgets": Recipe(answer_plots.plot_budgets, "Share of exact answers over the budget. Bars are 95% Wilson intervals."),
+    "05_budgets": Recipe(
+        answer_plots.plot_budgets, "Share of exact answers over the budget. Bars are 95% intervals over streams."
+    ),
     "05_timeline": Recipe(
         memory_plots.plot_timeline,
         "Which chunks (upward) are in the cache at each moment of a stream (to the right). The lowest row is the sink.",

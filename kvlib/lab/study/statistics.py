@@ -8,29 +8,21 @@ from scipy.stats import bootstrap
 
 from kvlib.lab.report.statistics import wilson
 
+ENOUGH = 30  # streams: with fewer the notebooks draw no conclusion
 SCORED_QUESTIONS = ("now", "title", "history", "backward")  # backward: title and history together
 BACKWARD = ("title", "history")
 
 
-def count_correct(answers: pd.DataFrame, by: list[str]) -> pd.DataFrame:
-    """Per group: the columns `by`, correct, n, accuracy and its 95% Wilson interval (low, high)."""
-    counted = answers.groupby(by, sort=False)["correct"].agg(["sum", "count"]).reset_index()
-    counted = counted.rename(columns={"sum": "correct", "count": "n"})
-    counted["accuracy"] = counted["correct"] / counted["n"]
-    counted["low"], counted["high"] = wilson(counted["correct"], counted["n"])
-    return counted
-
-
-def summarise(answers: pd.DataFrame, by: str) -> pd.DataFrame:
+def summarise(answers: pd.DataFrame, by: str, seed: int) -> pd.DataFrame:
     """The quality and the cost of each value of the column `by`, in order of appearance: a table with `by` as its index.
 
     For every question (now, title, history over all ages) and for `backward` (title and history): the share of exact answers,
-    `<question>_low` and `<question>_high` of its 95% Wilson interval, and `<question>_n`. Then those of the costs that
-    `answers` has: `cache_tokens` and `cache_bytes` (maximum), `prompt_tokens` (mean per question), `ttft` (median, s) and
+    `<question>_low` and `<question>_high` of its 95% interval (`count_by_stream`), and `<question>_n`. Then those of the costs
+    that `answers` has: `cache_tokens` and `cache_bytes` (maximum), `prompt_tokens` (mean per question), `ttft` (median, s) and
     `seconds` (mean).
     """
     parts = [answers, answers[answers["question"] != "now"].assign(question="backward")]
-    counted = count_correct(pd.concat(parts), [by, "question"])
+    counted = count_by_stream(pd.concat(parts), [by, "question"], seed)
     table = pd.DataFrame(index=answers[by].unique())
     for question in SCORED_QUESTIONS:
         rows = counted[counted["question"] == question].set_index(by)
@@ -79,15 +71,16 @@ def paired_difference(
 def count_by_stream(answers: pd.DataFrame, by: list[str], seed: int) -> pd.DataFrame:
     """Per group: the columns `by`, correct, n, streams, accuracy and its 95% interval (low, high) over streams.
 
-    Several answers of one stream are not independent, so whole streams are drawn: percentiles of 9,999 bootstrap draws. Where
-    all streams have the same share there is nothing to draw: then it is the Wilson interval of one answer per stream.
+    With one answer a stream it is the Wilson interval. Several answers of one stream are not independent, so whole streams are
+    drawn: percentiles of 9,999 bootstrap draws. Where all streams have the same share there is nothing to draw: then it is the
+    Wilson interval of one answer per stream.
     """
     rows = []
     for group, found in answers.groupby(by, sort=False):
         per_stream = found.groupby("stream")["correct"].agg(["sum", "count"])
         right, n, streams = per_stream["sum"].to_numpy(), per_stream["count"].to_numpy(), len(per_stream)
         accuracy = right.sum() / n.sum()
-        if np.allclose(right / n, accuracy):
+        if (n == 1).all() or np.allclose(right / n, accuracy):
             bounds = wilson(accuracy * streams, streams)
         else:
             drawn = bootstrap(

@@ -15,7 +15,7 @@ from kvlib.lab.study.clips import encode_and_decode
 from kvlib.lab.study.retention import ask_all, draw_history_stream
 from kvlib.lab.study.runs import each_stream
 from kvlib.lab.study.scoring import exact_match
-from kvlib.lab.study.statistics import summarise
+from kvlib.lab.study.statistics import BACKWARD
 from kvlib.lab.video.source import resize_to_height
 from kvlib.stream import VideoStreamingInference
 
@@ -72,7 +72,8 @@ def best_pair(tried: pd.DataFrame, chosen: dict[str, Strategy]) -> dict[str, Str
 
     tried: the table of `try_strategies`. Of strategies with equal shares the one that was tried first counts as better.
     """
-    backward = summarise(tried, "strategy").drop("keep")["backward"]
+    asked = tried[tried["question"].isin(BACKWARD) & (tried["strategy"] != "keep")]
+    backward = asked.groupby("strategy", sort=False)["correct"].mean()
     first, second = backward.sort_values(ascending=False, kind="stable").index[:2]
     return {f"{first} + {second}": combine(chosen["keep"], chosen[first], chosen[second])}
 
