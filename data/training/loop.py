@@ -4,6 +4,7 @@ import random
 import sys
 import tempfile
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -12,8 +13,8 @@ import torch.nn.functional as F
 from torch import nn
 
 from training.feed import Feed
-from training.history import History
-from training.model.checkpoint import build_model, build_tokenizer, load_weights, save_checkpoint
+from training.history import History, Progress, load_state, save_state, state_path
+from training.model.checkpoint import build_model, build_tokenizer, save_checkpoint
 from training.model.checks import check_forward, monitor
 from training.model.trainer import Trainer
 from training.settings import DEFAULT, Settings, font_families
@@ -30,15 +31,18 @@ def train(settings: Settings) -> None:
     """Train on all GPUs of this machine, one process each, or on the CPU when there is none. Appends to `log.jsonl`.
 
     Raises FileExistsError when `out` has a log and `resume` is False, FileNotFoundError when there are no fonts, or when `out`
-    has no checkpoint and `resume` is True, and RuntimeError when the forward for training differs from transformers' own.
+    has no state to go on from and `resume` is True, and RuntimeError when the forward for training differs from transformers'
+    own.
     """
     font_families(settings.fonts)  # raises here when there are none
     settings.out.mkdir(parents=True, exist_ok=True)
     log = settings.out / "log.jsonl"
     if log.exists() and not settings.resume:
         raise FileExistsError(f"{log} is the log of another run: give --resume to go on with it, or another folder")
-    if settings.resume and not (settings.out / "model.safetensors").exists():
-        raise FileNotFoundError(f"{settings.out} has no checkpoint to go on from: leave out --resume, and give an empty folder")
+    if settings.resume and not state_path(settings.out).exists():
+        raise FileNotFoundError(
+            f"there is no {state_path(settings.out)} to go on from: leave out --resume, and give an empty folder"
+        )
     ranks = max(1, torch.cuda.device_count())
     if ranks == 1:
         run(0, 1, settings)
@@ -55,8 +59,10 @@ def run(rank: int, ranks: int, settings: Settings) -> None:
         torch.cuda.set_device(device)
     if ranks > 1:
         dist.init_process_group("nccl" if device.type == "cuda" else "gloo", init_method=ADDRESS, rank=rank, world_size=ranks)
-    history = History(settings.out / "log.jsonl", writes=rank == 0)
-    trainer, packer, difference = make_trainer(settings, device)
+    history = History(settings.out, writes=rank == 0)
+    trainer, packer, difference = make_trainer(settings.size, device)
+    optimizers = make_optimizers(trainer)
+    progress = load_state(settings.out, trainer, optimizers) if settings.resume else Progress()
     history.say(
         size=settings.size,
         parameters=sum(p.numel() for p in trainer.model.parameters()),
@@ -73,57 +79,64 @@ def run(rank: int, ranks: int, settings: Settings) -> None:
         torch.set_float32_matmul_precision("high")
     with tempfile.TemporaryDirectory(dir="/dev/shm" if device.type == "cuda" else None) as blocks:
         feed = Feed(rank, ranks, settings, history.runs, Path(blocks), device)
-        feed.reads.value = history.reads
+        feed.reads.value = progress.reads
         try:
             feed.wait_for(min(settings.first, settings.capacity // 3))
             if device.type == "cuda":
                 for chunks in (1, 4):  # compile before the clock starts
                     warm_up(trainer, packer, feed, chunks, settings.clips)
                     history.say(warm=round(time.time() - started, 1), rendered=feed.pool.rendered())
-            steps(trainer, packer, feed, settings, history)
+            steps(trainer, packer, feed, optimizers, settings, history, progress)
         finally:
             feed.stop()
     if ranks > 1:
         dist.destroy_process_group()
 
 
-def steps(trainer: Trainer, packer: Packer, feed: Feed, settings: Settings, history: History) -> None:
+def steps(
+    trainer: Trainer, packer: Packer, feed: Feed, optimizers: list, settings: Settings, history: History, progress: Progress
+) -> None:
     """Train until the time is over, and save a checkpoint every `settings.every` seconds."""
-    optimizers = make_optimizers(trainer)
-    began = time.time()
-    step = seen = answers = saved = told_at = 0
-    share, told = history.seconds / settings.seconds, None
+    began, before = time.time(), replace(progress)
+    saved = told_at = passed = 0.0
+    share, told = progress.seconds / settings.seconds, None
+
+    def counted() -> dict:
+        progress.seconds = share * settings.seconds
+        return dict(s=round(progress.seconds), step=progress.step, clips=progress.clips, answers=progress.answers)
 
     def save(clips: int, **values) -> None:
         found = monitor(trainer, packer, feed.pool, clips) if history.file else {}
         reads = share > RAMP and found.get("one chunk", {}).get("now", 0) >= READS
         feed.reads.value = feed.reads.value or reads
+        known, progress.reads = counted(), bool(feed.reads.value)
         if history.file:
             save_checkpoint(trainer.model, packer.tokenizer, settings.out)
-        progress = dict(
-            s=round(share * settings.seconds), step=step, clips=seen, answers=answers, rendered=feed.pool.rendered()
-        )
-        history.say(**progress, reads=bool(feed.reads.value), monitor=found, saved=True, **values)
+            save_state(settings.out, trainer, optimizers, progress)
+        history.say(**known, rendered=feed.pool.rendered(), reads=progress.reads, monitor=found, saved=True, **values)
 
     trainer.model.train()
     while share < 1:
         feed.share.value = share
         what, batch = feed.batch()
-        passed = time.time() - began if settings.step_s is None else step * settings.step_s
-        now = (history.seconds + passed) / settings.seconds
+        passed = time.time() - began if settings.step_s is None else (progress.step - before.step) * settings.step_s
+        now = (before.seconds + passed) / settings.seconds
         ring = feed.pool.train[what["grid"]]
-        rate = learning_rate(step, settings.warm_up, share, PEAK)
+        rate = learning_rate(progress.step, settings.warm_up, share, PEAK)
         losses, latest = update(trainer, optimizers, ring, what, batch, (now, feed.reads.value), rate, share)
         if told is not None:  # of the step before, so that the device never waits for the host
             share, reads = told.tolist()
             feed.reads.value = reads > 0
-        told, step, seen, answers = latest, step + 1, seen + len(batch["clips"]), answers + len(batch["kinds"])
+        told = latest
+        progress.step += 1
+        progress.clips += len(batch["clips"])
+        progress.answers += len(batch["kinds"])
         if passed - told_at > settings.every / 10:
             told_at = passed
             answer, glyphs = (round(loss.item(), 4) for loss in losses)
             planned = {name: what[name] for name in ("chunks", "per_chunk")}
-            history.say(s=round(share * settings.seconds), step=step, clips=seen, answer=answer, glyphs=glyphs, **planned,
-                        waiting=len(feed.waiting), rendered=feed.pool.rendered())  # fmt: skip
+            history.say(**counted(), answer=answer, glyphs=glyphs, **planned, waiting=len(feed.waiting),
+                        rendered=feed.pool.rendered())  # fmt: skip
         if passed - saved > settings.every:
             saved = passed
             save(min(1024, settings.clips))
@@ -131,15 +144,13 @@ def steps(trainer: Trainer, packer: Packer, feed: Feed, settings: Settings, hist
     save(min(2048, 2 * settings.clips), peak_gib=round(peak, 1), done=True)
 
 
-def make_trainer(settings: Settings, device: torch.device) -> tuple[Trainer, Packer, float]:
-    """The trainer, from random weights or from the checkpoint in `out`, the packer, and the difference of `check_forward`.
+def make_trainer(size: str, device: torch.device) -> tuple[Trainer, Packer, float]:
+    """The trainer of a model with random weights, the packer, and the difference of `check_forward`.
 
     Raises RuntimeError when that difference is above `FORWARD_TOLERANCE`.
     """
     tokenizer = build_tokenizer()
-    packer, model = Packer(tokenizer), build_model(tokenizer, settings.size)
-    if settings.resume:
-        load_weights(model, settings.out)
+    packer, model = Packer(tokenizer), build_model(tokenizer, size)
     trainer = Trainer(model, device)
     torch.backends.cuda.matmul.allow_tf32 = False
     difference = check_forward(trainer, packer)

@@ -19,7 +19,7 @@ from kvlib.ops.positions import chunk_positions
 sys.path.insert(0, str(paths.ROOT / "data"))
 
 from training import loop  # noqa: E402
-from training.history import History  # noqa: E402
+from training.history import History, Progress, load_state, save_state  # noqa: E402
 from training.model import checkpoint, checks  # noqa: E402
 from training.model.blocks import branch_mask  # noqa: E402
 from training.model.trainer import Trainer  # noqa: E402
@@ -47,10 +47,10 @@ def test_the_forward_for_training_is_that_of_transformers(packer, size):
     assert checks.check_forward(trainer, packer) < 1e-4
 
 
-def test_a_wrong_forward_stops_the_training(monkeypatch, tmp_path):
+def test_a_wrong_forward_stops_the_training(monkeypatch):
     monkeypatch.setattr(loop, "check_forward", lambda trainer, packer: 0.01)
     with pytest.raises(RuntimeError, match="differs from transformers' by 0.01"):
-        loop.make_trainer(Settings(None, tmp_path, 1, "tiny"), torch.device("cpu"))
+        loop.make_trainer("tiny", torch.device("cpu"))
 
 
 @torch.no_grad()
@@ -164,16 +164,40 @@ def test_the_learning_rate_rises_and_falls_to_a_hundredth():
     assert schedule.learning_rate(9, 10, 1.0, 1.0) == schedule.learning_rate(10, 10, 1.2, 1.0) == pytest.approx(0.01)
 
 
-def test_a_run_goes_on_from_the_last_checkpoint_in_the_log(tmp_path):
-    path = tmp_path / "log.jsonl"
-    new = History(path, writes=True)
-    assert (new.runs, new.seconds, new.reads) == (0, 0, False)
-    for line in (dict(parameters=1), dict(s=5, reads=False, saved=True), dict(s=9, reads=True, saved=True), dict(s=12)):
+def test_the_log_counts_the_runs_and_only_the_first_rank_writes(tmp_path):
+    new = History(tmp_path, writes=True)
+    assert new.runs == 0
+    for line in (dict(parameters=1), dict(s=5), dict(parameters=1)):
         new.say(**line)
-    again = History(path, writes=False)
-    assert (again.runs, again.seconds, again.reads) == (1, 9, True)
+    again = History(tmp_path, writes=False)
+    assert again.runs == 2
     again.say(s=13)
-    assert len(path.read_text().splitlines()) == 4, "only the first rank writes"
+    assert len((tmp_path / "log.jsonl").read_text().splitlines()) == 3
+
+
+def test_a_training_goes_on_as_if_it_had_not_been_interrupted(packer, tmp_path):
+    def one_step(trainer, optimizers, seed):
+        torch.manual_seed(seed)
+        trainer.zero_grad()
+        for parameter in trainer.parameters():
+            parameter.grad = torch.randn_like(parameter)
+        for optimizer in optimizers:
+            optimizer.step()
+
+    def fresh():
+        trainer = Trainer(checkpoint.build_model(packer.tokenizer, "tiny"), torch.device("cpu"))
+        return trainer, loop.make_optimizers(trainer)
+
+    trainer, optimizers = fresh()
+    one_step(trainer, optimizers, 0)
+    progress = Progress(seconds=12.5, step=7, clips=70, answers=140, reads=True)
+    save_state(tmp_path, trainer, optimizers, progress)
+    one_step(trainer, optimizers, 1)
+    again, its_optimizers = fresh()
+    assert load_state(tmp_path, again, its_optimizers) == progress
+    one_step(again, its_optimizers, 1)
+    for one, other in zip(trainer.parameters(), again.parameters(), strict=True):
+        assert torch.equal(one, other)
 
 
 def test_a_run_overwrites_no_other_and_goes_on_from_nothing(tmp_path):
@@ -198,8 +222,7 @@ def test_a_checkpoint_is_replaced_whole(tmp_path, packer, monkeypatch):
     monkeypatch.undo()
     checkpoint.save_checkpoint(model, packer.tokenizer, tmp_path)
     assert not [path for path in tmp_path.iterdir() if path.name.startswith(".")]
-    other = checkpoint.build_model(packer.tokenizer, "tiny")
-    checkpoint.load_weights(other, tmp_path)
+    other = type(model).from_pretrained(tmp_path, dtype=torch.float32)
     torch.testing.assert_close(other.lm_head.weight, model.lm_head.weight, rtol=1e-2, atol=1e-2)
 
 

@@ -129,11 +129,6 @@ def build_model(tokenizer, size: str):
     return model
 
 
-def load_weights(model, folder: Path) -> None:
-    """Load the weights of the checkpoint in `folder`, of the same size, into `model`."""
-    model.load_state_dict(type(model).from_pretrained(folder, dtype=torch.float32).state_dict())
-
-
 def image_processor():
     """Qwen2-VL's image settings, with a pixel limit that resizes 560 x 280 to 280 x 140: 50 tokens for two frames."""
     return Qwen2VLImageProcessorPil(size={"shortest_edge": 56 * 56, "longest_edge": 285 * 145})
