@@ -113,6 +113,6 @@ def test_its_card_says_what_was_measured(tmp_path, monkeypatch):
     assert result["bars"] == verdicts(result["kinds"])
     assert result["streams"] == {condition.name: condition.streams for condition in CONDITIONS}
     lines = [row["n"] for row in result["kinds"] if row["kind"] == "current line"]
-    assert len(lines) == len(CONDITIONS) and min(lines) >= 400
+    assert len(lines) == len(CONDITIONS) and min(lines) >= 450
     write_card(result, paths.READER, tmp_path)
     assert (tmp_path / "README.md").read_text() == (paths.READER / "README.md").read_text()
