@@ -12,12 +12,13 @@ from kvlib.ops.language import run
 from kvlib.ops.positions import text_positions
 
 
-def chunk_input(engine: VideoStreamingInference, frames: torch.Tensor, fps: float, first: bool, start: int):
-    """What transformers' model takes for a chunk of uint8 frames [T, H, W, 3]: ids [1, n], patches, grid (t, h, w), positions
-    int64 [3, n] from `start` on; and the position after them. The `first` chunk of a stream begins with the system turn."""
+def chunk_input(engine: VideoStreamingInference, frames: torch.Tensor, fps: float, last: float, first: bool, start: int):
+    """What transformers' model takes for a chunk of uint8 frames [T, H, W, 3] whose last one is shown at `last` seconds: ids
+    [1, n], patches, grid (t, h, w), positions int64 [3, n] from `start` on; and the position after them. The `first` chunk of a
+    stream begins with the system turn."""
     model, settings, family = engine.model, engine.processor.image_processor, family_of(engine.model.config)
     patches, grid = encoding.patchify(frames, settings, engine.device, family.resize)
-    times = encoding.grid_times(len(frames), fps, (len(frames) - 1) / fps, grid[0]) if family.stamped else ()
+    times = encoding.grid_times(len(frames), fps, last, grid[0]) if family.stamped else ()
     texts = prompts.chunk_texts(engine.processor.tokenizer, first, times)
     merged = grid[0], grid[1] // settings.merge_size, grid[2] // settings.merge_size
     pads = [model.config.video_token_id] * (merged[1] * merged[2] * (1 if family.stamped else merged[0]))

@@ -114,7 +114,12 @@ def attention_alone(model, new: int, past: int, device: torch.device) -> dict:
 
 
 def long_stream(model, processor, frames, window: int, chunks: int, device: torch.device) -> dict:
-    """Seconds per chunk and peak bytes, early and late in one stream of `chunks` chunks with `window` chunks in the cache."""
+    """Seconds per chunk and peak bytes, early and late in one stream of `chunks` chunks with `window` chunks in the cache.
+
+    Raises ValueError when there are so few chunks that early and late ones would be the same.
+    """
+    if chunks < EARLY + 3 * SPAN:
+        raise ValueError(f"{chunks} chunks are too few to compare early with late ones: give at least {EARLY + 3 * SPAN}")
     probe = VideoStreamingInference(model, processor, device)
     budget = probe.count_tokens(frames, first=True) + (window - 1) * probe.count_tokens(frames)
     engine = VideoStreamingInference(model, processor, device, EvictionConfig(budget, position_mode="remap"))

@@ -13,6 +13,7 @@ from clock import Clock
 from transformers import DynamicCache
 
 from kvlib import EvictionConfig, VideoStreamingInference, encoding
+from kvlib.lab.video.calibration import head_size
 from kvlib.ops.positions import text_positions
 
 FPS = 2.0  # frames per second at which the frames of a chunk count as sampled
@@ -26,6 +27,7 @@ class PlainLoop:
     def __init__(self, model, processor, device):
         self.model, self.processor, self.device = model, processor, device
         self.cache, self.next_position = DynamicCache(), 0
+        self.time: float | None = None  # of the last frame, in seconds
         self.helper = VideoStreamingInference(model, processor, device)  # for the turns' tokens
 
     def fill(self, tokens: int) -> None:
@@ -34,8 +36,9 @@ class PlainLoop:
         self.next_position = tokens
 
     def append(self, frames, first: bool = False) -> None:
+        self.time = encoding.next_time(self.time, len(frames), FPS)
         ids, patches, grid, positions, self.next_position = internals.chunk_input(
-            self.helper, frames, FPS, first, self.next_position
+            self.helper, frames, FPS, self.time, first, self.next_position
         )
         self.model(
             input_ids=ids,
@@ -103,7 +106,7 @@ class Streaming:
 def random_states(model, tokens: int):
     """Random keys and values [1, KV heads, tokens, head dim] for every layer of the language model."""
     config = model.config.text_config
-    shape = 1, config.num_key_value_heads, tokens, config.hidden_size // config.num_attention_heads
+    shape = 1, config.num_key_value_heads, tokens, head_size(config)
     for _ in range(config.num_hidden_layers):
         yield tuple(torch.randn(shape, device=model.device, dtype=model.dtype) for _ in range(2))
 
