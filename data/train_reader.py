@@ -14,9 +14,12 @@ renderer knows. They are not part of the checkpoint. Without them the model had 
 """
 
 import argparse
+import os
 import sys
 from pathlib import Path
 
+# The batches have many sizes: without this the memory of an H100 became fragmented and ran out after 12 minutes.
+os.environ.setdefault("PYTORCH_CUDA_ALLOC_CONF", "expandable_segments:True")
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from training.loop import Settings, train  # noqa: E402
 from training.model.checkpoint import SIZES  # noqa: E402
@@ -29,8 +32,8 @@ if __name__ == "__main__":
     parser.add_argument("--seconds", type=float, default=1500, help="of training in all, those before a --resume too")
     parser.add_argument("--size", choices=SIZES, default="11M")
     parser.add_argument("--clips", type=int, default=1024, help="different clips in a batch, of each GPU")
-    parser.add_argument("--workers", type=int, default=14, help="rendering processes, of each GPU")
-    parser.add_argument("--capacity", type=int, default=150_000, help="clips kept on each GPU")
+    parser.add_argument("--workers", type=int, default=12, help="rendering processes, of each GPU")
+    parser.add_argument("--capacity", type=int, default=100_000, help="clips kept on each GPU")
     parser.add_argument("--resume", action="store_true", help="go on from the checkpoint in `out`")
     parser.add_argument(
         "--smoke", action="store_true", help="a small model for a minute on the CPU, to see that all parts work"

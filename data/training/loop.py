@@ -16,6 +16,7 @@ from training.feed import Feed
 from training.history import History, Progress, load_state, save_state, state_path
 from training.model.checkpoint import build_model, build_tokenizer, save_checkpoint
 from training.model.checks import check_forward, monitor
+from training.model.muon import Muon
 from training.model.trainer import Trainer
 from training.settings import DEFAULT, Settings, font_families
 from training.streams.batches import draw_batch
@@ -163,15 +164,15 @@ def make_trainer(size: str, device: torch.device) -> tuple[Trainer, Packer, floa
 
 
 def make_optimizers(trainer: Trainer) -> list[torch.optim.Optimizer]:
-    """Muon (Jordan et al. 2024) for the matrices of the blocks and layers, AdamW for everything else. Muon's updates are scaled
-    to the size of AdamW's (Liu et al. 2025, arXiv:2502.16982), so one learning rate serves both."""
+    """Muon for the matrices of the blocks and layers, AdamW for everything else. Muon's updates are scaled to the size of
+    AdamW's, so one learning rate serves both."""
     inner = [*trainer.model.model.visual.blocks.parameters(), *trainer.model.model.language_model.layers.parameters()]
     matrices = [parameter for parameter in inner if parameter.ndim == 2]
     chosen = set(map(id, matrices))
     others = [parameter for parameter in trainer.parameters() if id(parameter) not in chosen]
     fused = trainer.device.type == "cuda"
     return [
-        torch.optim.Muon(matrices, PEAK, weight_decay=0.02, adjust_lr_fn="match_rms_adamw"),
+        Muon(matrices, PEAK, weight_decay=0.02),
         torch.optim.AdamW(others, PEAK, betas=(0.9, 0.98), weight_decay=0.02, fused=fused),
     ]
 

@@ -38,8 +38,8 @@ class Settings:
     seconds: float
     size: str = "11M"
     clips: int = 1024
-    workers: int = 14
-    capacity: int = 150_000
+    workers: int = 12
+    capacity: int = 100_000
     resume: bool = False
     grids: dict[tuple[int, int], float] = field(default_factory=lambda: GRIDS)
     step_s: float | None = None

@@ -22,6 +22,7 @@ from training import loop  # noqa: E402
 from training.history import History, Progress, load_state, save_state  # noqa: E402
 from training.model import checkpoint, checks  # noqa: E402
 from training.model.blocks import branch_mask  # noqa: E402
+from training.model.muon import Muon  # noqa: E402
 from training.model.trainer import Trainer  # noqa: E402
 from training.settings import GRIDS, IN_VIEW, Settings, font_families  # noqa: E402
 from training.streams import batches, schedule  # noqa: E402
@@ -273,3 +274,22 @@ if __name__ == "__main__":
     (tmp_path / "run.py").write_text(code)
     done = subprocess.run([sys.executable, str(tmp_path / "run.py")], capture_output=True, text=True, timeout=120)
     assert done.returncode == 0 and done.stdout == "stopped\n", done.stderr[-2000:]
+
+
+def test_muon_in_batches_is_that_of_torch():
+    torch.manual_seed(0)
+    shapes = [(8, 24), (8, 24), (24, 8), (8, 24), (16, 16)]
+    ours, theirs = ([torch.nn.Parameter(torch.randn(shape, generator=torch.Generator().manual_seed(n)))
+                     for n, shape in enumerate(shapes)] for _ in range(2))  # fmt: skip
+    one = Muon(ours, 0.05, weight_decay=0.1)
+    other = torch.optim.Muon(theirs, 0.05, weight_decay=0.1, adjust_lr_fn="match_rms_adamw")
+    for step in range(4):
+        for number, pair in enumerate(zip(ours, theirs, strict=True)):
+            gradient = torch.randn(shapes[number])
+            for parameter in pair:
+                parameter.grad = None if (step, number) == (1, 3) else gradient  # a matrix that a step does not use
+        one.step()
+        other.step()
+    for mine, its in zip(ours, theirs, strict=True):
+        torch.testing.assert_close(mine, its, rtol=0, atol=2e-3)  # the iteration is in bf16
+    assert not torch.allclose(ours[0], torch.randn(shapes[0], generator=torch.Generator().manual_seed(0)), atol=0.05)

@@ -11,6 +11,7 @@ LATEST = 0.3  # share of the time after which streams are drawn in any case
 SINGLE = 0.2  # share of batches of single chunks after that
 PER_CHUNK = {1: 0.5, 2: 0.2, 3: 0.06, 4: 0.16, 8: 0.08}  # temporal grids of a chunk -> share of the batches of streams
 FILLED = (1, 1, 1, 0.7, 0.5, 0.3, 0.15)  # parts of `IN_VIEW` that a stream fills, all equally frequent
+STREAMED = 75  # visual tokens of the streams of a batch at most, for each of its clips: what the language model's memory holds
 WHOLE = 0.3  # share of the batches of streams of several grids a chunk in which no token is dropped
 
 
@@ -41,6 +42,7 @@ def plan(rng: random.Random, share: float, clips: int, reads: bool, grids: dict[
         return dict(grid=grid, chunks=1, per_chunk=1, count=clips, questions=1)
     per_chunk = rng.choices(list(PER_CHUNK), PER_CHUNK.values())[0]
     chunks = max(1, round(IN_VIEW // per_chunk * rng.choice(FILLED)))
-    count = max(1, clips // (chunks * min(2, per_chunk)))
+    tokens = chunks * per_chunk * grid[0] * grid[1]
+    count = max(1, min(clips // (chunks * min(2, per_chunk)), STREAMED * clips // tokens))
     threshold = 0.0 if per_chunk == 1 or rng.random() < WHOLE else math.exp(rng.uniform(math.log(0.012), math.log(0.1)))
     return dict(grid=grid, chunks=chunks, per_chunk=per_chunk, count=count, questions=min(8, 2 + chunks), threshold=threshold)
