@@ -112,6 +112,22 @@ def test_the_readme_says_what_was_measured():
     assert "at 3B {} frames/s with 2 frames a chunk and {} with 8, at 7B {} and {}.".format(*rates) in notes
 
 
+@pytest.mark.parametrize(("file", "name"), [("h100_qwen2-2b", "Qwen2-VL 2B"), ("h100_qwen3-2b", "Qwen3-VL 2B")])
+def test_the_tables_of_the_sisters_are_those_of_the_results(file, name):
+    found = json.loads((FOLDER / "results" / f"{file}.json").read_text())
+    runs = {row["method"]: row for row in found["runs"]}
+    plain, ours, small = runs["plain"], runs["kvlib"], runs["kvlib, 8-bit"]
+    faster = [plain["seconds"][stage] / ours["seconds"][stage] for stage in ("chunk", "vision")]
+    decoded = [row["decode_tokens_per_s"] / plain["decode_tokens_per_s"] for row in (ours, small)]
+    row = f"| {name} | {found['chunk']['tokens']:,} | {faster[0]:.2f} | {faster[1]:.2f} | {plain['ttft'] / ours['ttft']:.1f} | "
+    assert row + f"{decoded[0]:.2f} | {decoded[1]:.2f} |" in (FOLDER / "README.md").read_text()
+    for readme in ("README.md", "README.zh.md"):
+        assert f"{faster[0]:.1f}" in (paths.ROOT / readme).read_text()
+    language, alone = 1e3 * ours["seconds"]["language"], 1e3 * 28 * found["attention"][0]["seconds"]
+    notes = (FOLDER / "README.md").read_text()
+    assert f"{language:.0f} ms" in notes and f"{alone:.0f} ms" in notes
+
+
 def test_the_table_and_the_figure_are_those_of_the_results():
     assert (FOLDER / "results" / "h200_3b.txt").read_text() == draw.text(RESULTS)
     bars = draw.draw(RESULTS).axes[0].patches
