@@ -54,7 +54,7 @@ STEPS = {
     "evaluation": Step(
         45,
         (sys.executable, "data/evaluate_reader.py", ".fonts", "--out", "{out}"),
-        {"evaluation.json": "data/reader/evaluation.json", "README.md": "data/reader/README.md"},
+        {name: f"data/reader/{name}" for name in ("evaluation.json", "answers.parquet", "README.md")},
     ),
     "workbook": Step(10, (*WORKBOOK, "-p", "OUTPUT_DIR", "{out}"), {"0?_*.p?[gf]": "figures", "data/0?_*": "figures/data"}),
     "lengths": notebook("04_position_remap", "04_accuracy_over_length", 70, "04_streams_200", STREAMS=200),
