@@ -1,5 +1,7 @@
 """Verdicts of notebook 01, from tables of two configurations."""
 
+from dataclasses import replace
+
 import pandas as pd
 import pytest
 
@@ -53,11 +55,17 @@ def test_a_video_of_one_chunk_has_no_later_chunks_to_judge(judged):
     assert judged(judge, results(sinks=alike, tokens=[218, 218], chunks=1)) == PASSED | {"A3": "WARN", "A4": "WARN"}
 
 
+def test_every_configuration_must_have_a_later_chunk(judged):
+    found = results(tokens=[218, 218])
+    longer = found.increments[(found.increments["configuration"] == "2 frames") | (found.increments["chunk"] == 0)]
+    assert judged(judge, replace(found, increments=longer)) == PASSED | {"A3": "WARN", "A4": "WARN"}
+
+
 def test_other_sizes_are_looked_for_at_every_height(judged):
     found = results()
     lower = found.sinks.assign(height=140, sink_tokens=150, first_length=150, window_tokens=BUDGET - 150)
-    both = Results(found.increments, pd.concat([found.sinks, lower]), found.counts, BUDGET)
-    assert judged(judge, both) == PASSED | {"A4": "FAIL"}
+    both = pd.concat([found.sinks, lower])
+    assert judged(judge, replace(found, sinks=both)) == PASSED | {"A4": "FAIL"}
 
 
 def test_what_was_measured(report, recorded):
