@@ -61,11 +61,11 @@ def test_a_video_without_subtitles_is_not_scored(judged, report, recorded):
 
 
 def test_what_was_measured(report, recorded):
-    judge(report, collected(), scores())
+    judge(report, collected(unchanged=[True, True, False, True]), scores())
     measured, values = recorded(report)
     share = "90% [50%, 75%], n = 10"
     assert measured == {
-        "C1": "4 of 4", "C2": "4 of 4", "C3": 3, "C4": 2, "C5": 0.25, "C6": share, "C7": share, "C8": share,
+        "C1": "4 of 4", "C2": "3 of 4", "C3": 3, "C4": 2, "C5": 0.25, "C6": share, "C7": share, "C8": share,
     }  # fmt: skip
     assert values == {
         "exact answers": 0.75,
@@ -79,6 +79,12 @@ def test_what_was_measured(report, recorded):
         "tokens stored at the end": 150,
         "computation for each second of video": 0.5,
     }
+    assert [row["description"] for row in report.criteria][4:] == [
+        "mean time to first token < 10 s",
+        "at least 90% of the subtitles on screen when asked were read",
+        "at least 90% of the subtitles read are true ones",
+        "at least 90% of the true ones begin and end within one ask interval",
+    ]
     assert [row["interval"] for row in report.measurements[:3]] == [(0.25, 0.875), None, (0.5, 0.75)]
 
 

@@ -138,9 +138,11 @@ def test_what_was_measured(report, recorded):
 @pytest.mark.parametrize(
     ("device", "kind"), [(CPU, "held by the cache (CPU: an explicit limit)"), (CUDA, "allocated on the device")]
 )
-def test_the_report_says_which_bytes_are_counted(report, device, kind):
+def test_the_report_names_the_limits_and_which_bytes_are_counted(report, device, kind):
     judge(report, *all_inputs(streams=streams(forecast=forecast(device))))
-    assert report.criteria[4]["description"] == f"peak bytes {kind} < 5000"
+    descriptions = {row["id"]: row["description"] for row in report.criteria}
+    assert descriptions["P4"] == f"peak bytes {kind} < 5000"
+    assert descriptions["P2"] == "cache length <= 300 at the end"
 
 
 def test_no_budget_held(report, recorded):

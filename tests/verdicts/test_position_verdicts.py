@@ -53,7 +53,10 @@ def test_one_criterion_fails(judged, changed, failed):
 @pytest.mark.parametrize(
     ("changed", "undecided"),
     [
-        (dict(keep=(34, 0.75, 0.9)), "D2"),  # the intervals touch
+        (dict(keep=(20, 0.5, 0.75)), "D2"),  # the intervals touch
+        (dict(keep=(30, 0.625, 0.875)), "D2"),  # they overlap
+        (dict(keep=(36, 0.75, 1.0), remap=(20, 0.5, 0.75)), "D2"),
+        (dict(keep=(36, 0.75, 1.0), remap=(30, 0.625, 0.875)), "D2"),
         (dict(repaired=0, lost=0), "D3"),  # no title was lost
     ],
 )
@@ -107,7 +110,7 @@ def test_what_was_measured(report, recorded):
     ("keep", "says"),
     [
         ((10, 0.125, 0.375), "The hole costs the title: keep 0.25 [0.12, 0.38], remap 0.90 [0.75, 1.00]."),
-        ((34, 0.75, 0.9), "No cost of the hole is shown: keep 0.85 [0.75, 0.90], remap 0.90 [0.75, 1.00]."),
+        ((20, 0.5, 0.75), "No cost of the hole is shown: keep 0.50 [0.50, 0.75], remap 0.90 [0.75, 1.00]."),
     ],
 )
 def test_the_conclusion(report, keep, says):

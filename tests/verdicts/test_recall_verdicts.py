@@ -29,7 +29,7 @@ def results(wrong=None, right=None, changed=None, size: Size = ENOUGH, same_stre
                 ok = ok or stream < (right or {}).get((method, question), 0)
                 row = dict(stream=stream, method=method, question=question, age=age, correct=ok, ttft=ttft)
                 rows.append(row | dict(unchanged=stream > 0 or method != changed))
-    ranks = dict(question=["history", "history", "history", "now"], found=[True, True, False, True], rank=[1, 2, 1, 1])
+    ranks = dict(question=["history"] * 4 + ["now"], found=[True, True, True, False, True], rank=[1, 2, 1, 1, 1])
     said = pd.DataFrame(dict(undisturbed=["a", "b"], resumed=[resumed, "b"]))
     return Results(pd.DataFrame(rows), pd.DataFrame(ranks), said, same_stream, size)
 
@@ -104,7 +104,7 @@ def test_what_was_measured(report, recorded):
     ]
     assert values["cards at least 10 chunks old, remap"] == 0, "the card of age 3 is not old"
     assert values["cards at least 10 chunks old, recall 2"] == 1 and values["never shown, remap"] == 0.9
-    assert values["evicted cards ranked first"] == 0.5, "of the two that were evicted"
+    assert values["evicted cards ranked first"] == 2 / 3, "of the three that were evicted"
     assert {name: values[f"time to first token, {name}"] for name in TTFT} == TTFT
 
 
@@ -124,6 +124,6 @@ def test_the_conclusion(report):
     assert conclude(report, results(right={("random", "history"): 3})) == report.conclusion == (
         "At 500 tokens in all, recall 2 answers 1.000 [0.886, 1.000] of the questions about cards at least 10 chunks old, "
         "remap without recall 0.000, random chunks 0.100; minus the true chunk +0.000 [+0.000, +0.000]. The ranking puts "
-        "the right card first in 1 of 2 questions. The first token takes 24 ms instead of 12 ms. 30 streams of 48 chunks "
+        "the right card first in 2 of 3 questions. The first token takes 24 ms instead of 12 ms. 30 streams of 48 chunks "
         "and 30 of 200."
     )  # fmt: skip
