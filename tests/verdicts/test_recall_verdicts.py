@@ -106,6 +106,8 @@ def test_what_was_measured(report, recorded):
     assert values["cards at least 10 chunks old, recall 2"] == 1 and values["never shown, remap"] == 0.9
     assert values["evicted cards ranked first"] == 2 / 3, "of the three that were evicted"
     assert {name: values[f"time to first token, {name}"] for name in TTFT} == TTFT
+    by_name = {row["name"]: row for row in report.measurements}
+    assert by_name["now, recall 2"]["interval"] == (pytest.approx(0.886, abs=5e-4), 1) and by_name["now, recall 2"]["n"] == 30
 
 
 def test_what_was_not_the_same_is_named(report, recorded):
