@@ -169,3 +169,10 @@ def test_subtitles_without_anything_to_compare():
     ):
         table = summarise_subtitles(score_subtitles(truth, read, [1.0]), [1.0])
         assert table.loc[columns, "value"].isna().all() and not table.loc[columns, "n"].any()
+
+
+def test_times_that_differ_by_a_rounding_error_are_the_same():
+    truth, read = [Subtitle(0.3, 0.9, "abcd")], [Subtitle(0.1 + 0.2, 0.9 + 1e-3, "abcd")]
+    table = summarise_subtitles(score_subtitles(truth, read, [0.5]), [0.5])
+    assert 0.1 + 0.2 != 0.3 and table.loc["subtitle start error, worst (s)", "value"] == 0
+    assert table.loc["subtitle end error, worst (s)", "value"] == 0.001, "the times of an .srt are whole milliseconds"

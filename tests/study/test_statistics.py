@@ -127,3 +127,18 @@ def test_a_difference_may_be_about_other_questions():
     }
     assert found == {("now",): 0.5, ("now", "title"): -0.25, ("never shown",): -1}
     assert statistics.paired_difference(table, "strategy", "a", 0).loc["b", "difference"] == -1, "backward by default"
+
+
+def test_differences_that_cancel_are_none():
+    """Of seven answers a stream, so that the shares are no binary fractions: b is as good as a on average, and is worse by the
+    same share in every stream."""
+    right = {"a": [1, 2, 4, 3, 6, 5], "b": [2, 1, 3, 4, 5, 6], "c": [0, 1, 3, 2, 5, 4]}
+    table = pd.DataFrame(
+        row
+        for name, each in right.items()
+        for stream, n in enumerate(each)
+        for row in rows(name, stream, {"title": [1] * n + [0] * (7 - n)})
+    )
+    found = statistics.paired_difference(table, "strategy", "a", seed=0)
+    assert found.loc["b", "difference"] == 0 and not np.signbit(found.loc["b", "difference"])
+    assert found.loc["c"].tolist() == [found.loc["c", "low"]] * 3 == [pytest.approx(-1 / 7)] * 3

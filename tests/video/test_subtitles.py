@@ -8,9 +8,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kvlib.lab.report import paths
+from kvlib.lab.video.source import VideoSource
 from kvlib.lab.video.subtitles import (
     Subtitle,
     format_srt,
+    opening_text,
     read_srt,
     shown_together,
     srt_of,
@@ -219,3 +221,13 @@ def test_truth_starts_with_the_subtitle_and_ends_before_its_end():
     assert truth_at(READ, 3) == "b"
     assert truth_at(READ, 0.999) == truth_at(READ, 5.5) == truth_at(READ, 99) == ""
     assert truth_at([Subtitle(0, 2, "a"), Subtitle(1, 3, "b")], 1.5) == "a\nb"
+
+
+def test_the_opening_text_is_on_screen_in_the_first_chunk(tmp_path):
+    (tmp_path / "clip.mp4").symlink_to(paths.ROOT / "data/clips/short.mp4")
+    source = VideoSource(tmp_path / "clip.mp4")
+    assert opening_text(source) == "", "no subtitles beside it"
+    (tmp_path / "clip.srt").write_text(TWO)
+    assert opening_text(source) == "", "its first chunk ends before the first of them"
+    (tmp_path / "clip.srt").write_text(TWO.replace("00:00:01,000", "00:00:00,000"))
+    assert opening_text(source) == "a"

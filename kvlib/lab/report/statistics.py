@@ -1,16 +1,29 @@
-"""The confidence interval of a share: one definition for tables, scores and figures."""
+"""The confidence interval of a share, and shares without rounding errors: one definition for tables, scores and figures."""
 
 import numpy as np
 from statsmodels.stats.proportion import proportion_confint
+
+DECIMALS = 12  # of a share or a difference of shares: fp64 computes them to about 16 digits
+
+
+def without_rounding_error(shares):
+    """Shares, or differences of shares, to `DECIMALS` decimals: 1e-17, which stands for 0, becomes 0, and never -0.
+
+    A criterion that compares an interval with 0 must not be decided by a rounding error. shares: a number, a Series, or a list
+    or an array, which gives an array. NaN stays NaN.
+    """
+    return np.round(shares, DECIMALS) + 0.0
 
 
 def wilson(right, n):
     """The 95% Wilson interval of the share `right / n`.
 
     right, n: whole numbers, or Series (or arrays) of them. Returns (low, high) of the same kind: floats or Series; NaN where
-    `n` is 0. A bound may pass 0 or 1 by a rounding error. Raises ValueError where `right` is not between 0 and `n`.
+    `n` is 0. The lower bound of no right answers is 0, the upper bound of right ones only is 1.
+    Raises ValueError where `right` is not between 0 and `n`.
     """
     if np.any(np.asarray(right) < 0) or np.any(np.asarray(right) > np.asarray(n)):
         raise ValueError(f"right={right}, n={n}: count at least 0 and at most n right answers")
     with np.errstate(divide="ignore", invalid="ignore"):  # n = 0 gives NaN, which is what the caller is told
-        return proportion_confint(right, n, method="wilson")
+        low, high = proportion_confint(right, n, method="wilson")
+    return without_rounding_error(low), without_rounding_error(high)

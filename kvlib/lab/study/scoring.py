@@ -15,6 +15,7 @@ from kvlib.lab.report.statistics import wilson
 from kvlib.lab.video.lines import is_no_text, normalise, text_distance
 from kvlib.lab.video.subtitles import Subtitle, shown_together, truth_at
 
+TIME_DECIMALS = 6  # of a difference of times in seconds: frames and subtitles are further apart than a microsecond
 SAME_TEXT = 0.5  # of the longer text's characters: up to this distance what was read can be a reading of a true text
 
 
@@ -108,7 +109,7 @@ def summarise_subtitles(scored: pd.DataFrame, ask_times) -> pd.DataFrame:
     """
     found = scored[scored["found"]]
     interval_s = float(np.median(np.diff(ask_times, prepend=0.0)))
-    errors = {name: (found[f"read_{name}_s"] - found[f"{name}_s"]).abs() for name in ("start", "end")}
+    errors = {name: (found[f"read_{name}_s"] - found[f"{name}_s"]).abs().round(TIME_DECIMALS) for name in ("start", "end")}
     within = {name: error <= interval_s + 1e-6 for name, error in errors.items()}  # for rounding errors
     texts = found["text"].map(normalise).tolist()
     cer = jiwer.cer(texts, found["read_as"].map(normalise).tolist()) if texts else np.nan

@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 from scipy.stats import bootstrap
 
-from kvlib.lab.report.statistics import wilson
+from kvlib.lab.report.statistics import wilson, without_rounding_error
 
 ENOUGH = 30  # streams: with fewer the notebooks draw no conclusion
 SCORED_QUESTIONS = ("now", "title", "history", "backward")  # backward: title and history together
@@ -64,7 +64,7 @@ def paired_difference(
         if len(difference) > 1:
             drawn = bootstrap((difference,), np.mean, method="percentile", rng=np.random.default_rng(seed))
             bounds = drawn.confidence_interval
-        rows[name] = [difference.mean(), *bounds]
+        rows[name] = without_rounding_error([difference.mean(), *bounds])
     return pd.DataFrame.from_dict(rows, orient="index", columns=["difference", "low", "high"])
 
 

@@ -10,6 +10,7 @@ from typing import NamedTuple
 import srt
 
 from kvlib.lab.report import paths
+from kvlib.lab.video.source import VideoSource
 
 MARKUP = re.compile(r"</?(?:b|i|u|s|font|span|ruby|rt|c|v)(?:[\s.][^<>]*)?/?>|\{\\[^{}]*\}", re.IGNORECASE)
 TIME = r"(?:(\d{1,6})[:：])?(\d{1,6})[:：](\d{1,6})(?:[,.:，．。：](\d+))?"  # hours or none, minutes, seconds, decimals or none
@@ -93,6 +94,14 @@ def srt_of(video: str | Path) -> Path:
 def subtitles_beside(video: str | Path) -> list[Subtitle] | None:
     """A video's own subtitles, see `srt_of`; None where there are none, as for a live source. Raises what `read_srt` raises."""
     return read_srt(srt_of(video)) if "://" not in str(video) and srt_of(video).is_file() else None
+
+
+def opening_text(source: VideoSource) -> str:
+    """The text on screen at the end of the first chunk of `source`: "" where there is none, and without subtitles beside it.
+
+    Raises what `read_srt` and `VideoChunks` raise.
+    """
+    return truth_at(subtitles_beside(source.path) or [], next(iter(source)).time_s)
 
 
 def subtitles_path(video: Path, output_dir: str = "") -> Path:
