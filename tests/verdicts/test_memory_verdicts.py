@@ -96,6 +96,10 @@ def test_another_question_or_model_has_no_title(judged):
     assert judged(judge, *all_inputs(asked=asked(title=""))) == PASSED | {"P5c": "WARN"}
 
 
+def test_a_title_that_was_only_misread_is_no_fault_of_the_cache(judged):
+    assert judged(judge, *all_inputs(asked=asked(answer="A Shore Title", title="A Short Title"))) == PASSED | {"P5c": "WARN"}
+
+
 def test_a_stream_that_never_became_full_was_not_shrunk(judged, report, recorded):
     inputs = all_inputs(shrunk=shrunk(stage="before shrink"))
     assert judged(judge, *inputs) == PASSED | {"P6": "WARN"}

@@ -17,12 +17,19 @@ from kvlib.lab.video.subtitles import Subtitle, shown_together, truth_at
 
 TIME_DECIMALS = 6  # of a difference of times in seconds: frames and subtitles are further apart than a microsecond
 SAME_TEXT = 0.5  # of the longer text's characters: up to this distance what was read can be a reading of a true text
+MISREAD = 0.1  # of the longer text's characters: up to this distance an answer is the right text, misread
 
 
 def exact_match(answer: str, truth: str) -> bool:
     """Whether `answer` is the text `truth` after `normalise`; where `truth` is empty, whether it says that there is no text."""
     truth = normalise(truth)
     return normalise(answer) == truth or (not truth and is_no_text(answer))
+
+
+def verdict_of(answer: str, truth: str) -> bool | None:
+    """True for an exact answer. None up to a distance of `MISREAD`: the text was remembered, and the model misread it. Else
+    False."""
+    return exact_match(answer, truth) or (None if text_distance(answer, truth) <= MISREAD else False)
 
 
 def score_answers(subtitles: list[Subtitle], asks: pd.DataFrame) -> pd.DataFrame:

@@ -8,7 +8,7 @@ from kvlib.lab.report.report import Report
 from kvlib.lab.report.text import Paragraph
 from kvlib.lab.study.budgets import Limit
 from kvlib.lab.study.runs import OUT_OF_MEMORY, token_measures
-from kvlib.lab.study.scoring import exact_match
+from kvlib.lab.study.scoring import verdict_of
 from kvlib.lab.video.calibration import Forecast
 
 
@@ -67,8 +67,8 @@ class Shrunk:
 def judge(report: Report, streams: Streams, asked: Asked, limit: Limit, shrunk: Shrunk) -> None:
     """Record the criteria P1 to P7 and the measurements of notebook 02. limit: of `kvlib.lab.study.budgets.find_limit`.
 
-    Not judged: P3a and P3b where the video fits into the budget, P5c without a title, P6 where nothing became full, P7 where
-    the whole video fits into the memory. Raises ValueError when a criterion was recorded before.
+    Not judged: P3a and P3b where the video fits into the budget, P5c without a title and for one that was only misread, P6
+    where nothing became full, P7 where the whole video fits into the memory. Raises ValueError when a criterion was recorded before.
     """
     _judge_budget(report, streams, asked)
     _judge_answer(report, asked)
@@ -121,7 +121,7 @@ def _judge_answer(report: Report, asked: Asked) -> None:
         "P5c",
         "the title, which is the subtitle of the first chunk, is answered exactly (judged for the embedded reader)",
         asked.answer if asked.title else "another model or question, or no subtitle in the first chunk",
-        exact_match(asked.answer, asked.title) if asked.title else None,
+        verdict_of(asked.answer, asked.title) if asked.title else None,
     )
 
 

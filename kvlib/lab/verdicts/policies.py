@@ -8,6 +8,7 @@ import pandas as pd
 from kvlib.lab.report.report import Report
 from kvlib.lab.report.text import Paragraph
 from kvlib.lab.study.runs import token_measures
+from kvlib.lab.study.scoring import verdict_of
 from kvlib.lab.study.statistics import ENOUGH, paired_difference
 
 BF16_ROUNDING = 2**-8  # relative
@@ -51,8 +52,9 @@ class OnVideo:
 def judge(report: Report, results: Results, on_video: OnVideo | None, predicted_s: float) -> None:
     """Record the criteria S1 to S4 and the measurements of notebook 05.
 
-    on_video: None for a video without subtitles. S4 is not judged then, nor for another model than the reader, nor for a video
-    without a title. predicted_s: for a chunk at the full budget. Raises ValueError when a criterion was recorded before.
+    on_video: None for a video without subtitles. S4 is not judged then, nor for another model than the reader, for a video
+    without a title, and where so many titles are exact or only misread. predicted_s: for a chunk at the full budget. Raises
+    ValueError when a criterion was recorded before.
     """
     _judge_fairness(report, results.everything)
     kept = results.drift[results.drift["method"] == "original"]["error"].max()
@@ -90,8 +92,11 @@ def _judge_fairness(report: Report, everything: pd.DataFrame) -> None:
 def _judge_titles(report: Report, on_video: OnVideo | None) -> None:
     measured, passed = "another model, or no subtitle in the first chunk", None
     if on_video is not None and on_video.titles_judged:
-        titles = on_video.shares.set_index(["question", "method"]).loc[("title", PLAIN)]
-        measured, passed = f"{titles['accuracy']:.2f}, n = {titles['n']:.0f}", bool(titles["accuracy"] >= LEAST_TITLES)
+        asked = on_video.answers[(on_video.answers["question"] == "title") & (on_video.answers["method"] == PLAIN)]
+        found = [verdict_of(row.answer, row.truth) for row in asked.itertuples()]
+        exact, misread, least = found.count(True), found.count(None), LEAST_TITLES * len(found)
+        measured = f"{exact} of {len(found)} exact, {misread} misread"
+        passed = True if exact >= least else None if exact + misread >= least else False
     report.check(
         "S4",
         f"on the video, sink_window answers at least {LEAST_TITLES:.0%} of the questions for the title exactly "
