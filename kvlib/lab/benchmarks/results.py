@@ -1,0 +1,73 @@
+"""What a run of a benchmark leaves in its folder: one table of all answers, a LaTeX table of the scores, figures."""
+
+from pathlib import Path
+from types import ModuleType
+
+import pandas as pd
+
+from kvlib.lab.benchmarks.scores import by_mode, by_task, judged, latex, left_out
+from kvlib.lab.benchmarks.streaming import ANSWERED
+from kvlib.lab.figures.benchmark_plots import plot_modes, plot_tasks
+from kvlib.lab.figures.style import save_figure
+from kvlib.lab.report import paths
+from kvlib.lab.report.files import write_atomic
+
+SHOWN_REASONS = 10
+PROTOCOL = (
+    "model", "family", "dtype", "device", "pixels", "fps", "chunk_frames", "policy", "budget", "positions", "recall",
+    "drop_static", "answers", "context", "prompt_sha256", "commit",
+)  # fmt: skip
+
+
+def write_results(table: pd.DataFrame, scorer: ModuleType, out: Path, name: str) -> pd.DataFrame:
+    """Write `<name>.parquet` (a row per question, with `right`), `<name>.tex`, and the figures `<name>_tasks` and, where there
+    are both modes, `<name>_modes`, to `out`; return the scores of `by_mode`."""
+    rows = judged(table, scorer)
+    tasks, modes = by_task(rows), by_mode(rows, scorer)
+    write_atomic(out / f"{name}.parquet", rows.to_parquet(index=False))
+    write_atomic(out / f"{name}.tex", latex(tasks, modes, caption(rows, name)))
+    known, method = protocol(rows), method_name(rows)
+    if len(modes):
+        save_figure(plot_tasks(tasks.assign(method=method)), f"{name}_tasks", out, known)
+    if {"real-time", "backward"} <= set(modes["mode"]):
+        save_figure(plot_modes(modes.assign(method=method)), f"{name}_modes", out, known)
+    return modes
+
+
+def show_results(table: pd.DataFrame, modes: pd.DataFrame, out: Path, name: str) -> None:
+    """Print the scores, and how many questions have no answer and why."""
+    for mode in modes.itertuples():
+        print(
+            f"{mode.mode:<22} {100 * mode.score:5.1f}% [{100 * mode.low:.1f}, {100 * mode.high:.1f}]  "
+            f"n = {mode.n:,}, left out {mode.left_out:,}"
+        )
+    reasons = left_out(table)
+    for reason in reasons.head(SHOWN_REASONS).itertuples():
+        shown = f": {reason.problem}" if reason.problem else ""
+        print(f"{reason.questions:,} questions of {reason.videos:,} videos, {reason.status}{shown}")
+    if len(reasons) > SHOWN_REASONS:
+        print(f"and {len(reasons) - SHOWN_REASONS} more reasons: see the column `problem` of the table")
+    print(
+        f"{(table['status'] == ANSWERED).sum():,} of {len(table):,} questions answered; {paths.shown(out / f'{name}.parquet')}"
+    )
+
+
+def protocol(rows: pd.DataFrame) -> dict[str, str]:
+    """What the answers were made with: the values of each column of the protocol, joined where there are several."""
+    answered = rows[rows["status"] == ANSWERED]
+    return {column: ", ".join(map(str, answered[column].dropna().unique())) for column in PROTOCOL}
+
+
+def caption(rows: pd.DataFrame, name: str) -> str:
+    """The caption of the LaTeX table: the protocol, and what was evicted."""
+    known, answered = protocol(rows), rows[rows["status"] == ANSWERED]
+    said = "; ".join(f"{column} {value}" for column, value in known.items() if value)
+    evicted = (answered["evictions"] > 0).mean() if len(answered) else 0.0
+    return f"{name}, every video streamed once. {said}. {evicted:.0%} of the answers came after an eviction."
+
+
+def method_name(rows: pd.DataFrame) -> str:
+    """What a run is called in a figure, such as "sink_window, remap, recall 2"."""
+    first = rows.iloc[0]
+    recall = "" if first["recall"] == "0" else f", recall {first['recall']}"
+    return f"{first['policy']}, {first['positions']}{recall}"
