@@ -12,7 +12,7 @@ from kvlib.lab.figures.style import save_figure
 from kvlib.lab.report import paths
 from kvlib.lab.report.files import write_atomic
 
-SHOWN_REASONS = 10
+SHOWN_REASONS, DIGITS = 10, 12  # lines; of a hash in a caption
 PROTOCOL = (
     "model", "family", "dtype", "device", "pixels", "fps", "chunk_frames", "policy", "budget", "positions", "recall",
     "drop_static", "answers", "context", "prompt_sha256", "commit",
@@ -61,6 +61,11 @@ def protocol(rows: pd.DataFrame) -> dict[str, str]:
 def caption(rows: pd.DataFrame, name: str) -> str:
     """The caption of the LaTeX table: the protocol, and what was evicted."""
     known, answered = protocol(rows), rows[rows["status"] == ANSWERED]
+    known |= {
+        "model": Path(known["model"]).name,
+        "prompt_sha256": known["prompt_sha256"][:DIGITS],
+        "commit": known["commit"][:DIGITS],
+    }
     said = "; ".join(f"{column} {value}" for column, value in known.items() if value)
     evicted = (answered["evictions"] > 0).mean() if len(answered) else 0.0
     return f"{name}, every video streamed once. {said}. {evicted:.0%} of the answers came after an eviction."

@@ -25,7 +25,7 @@ from kvlib.lab.study.runs import each_stream, load
 from kvlib.lab.sweep.grid import value_name
 from kvlib.lab.sweep.slurm import SlurmConfig
 from kvlib.lab.sweep.sweep import alone_in
-from kvlib.lab.sweep.workers import RETRIES, connected
+from kvlib.lab.sweep.workers import connected
 from kvlib.lab.video.calibration import Forecast, first_frames, forecast
 
 SETTINGS, VIDEOS = "run.json", "videos"
@@ -160,7 +160,7 @@ def _answer_on_workers(client: Client, run: Run, todo: dict[str, list[Question]]
     with _cancelled_at_the_end(client) as futures, tqdm(total=round(sum(lengths.values())), unit=" s of video") as bar:
         for video in sorted(todo, key=lengths.get, reverse=True):  # the longest first, so that no worker is late at the end
             arguments = run.loaded.videos[video], todo[video], run.protocol, run.name, run.file(video)
-            futures[client.submit(answer_on_worker, *arguments, pure=False, retries=RETRIES)] = video
+            futures[client.submit(answer_on_worker, *arguments, pure=False)] = video
         for future in as_completed(futures):
             video = futures[future]
             if future.status == "finished":

@@ -125,8 +125,8 @@ def write_streamingbench(folder: Path, seed: int = 0) -> None:
         asked |= dict(answer="ABCD"[number % 4], options=options, required_ability="working memory") | more
         return dict(time="[0:00:00 - 0:00:10]", questions=[asked], video_categories="made", video_path=f"./videos/{video}")
 
-    stamps = [f"00:00:{rng.randrange(1, SECONDS):02}" for _ in range(2 * VIDEOS)]
-    real = [entry(number, named[number % VIDEOS], stamp) for number, stamp in enumerate(stamps)]
+    stamps = [f"00:00:{rng.randrange(1, SECONDS):02}" for _ in named]
+    real = [entry(number, video, stamp) for number, (video, stamp) in enumerate(zip(named, stamps, strict=True))]
     real += [entry(number, named[0], stamp) for number, stamp in ((90, "00:12450"), (91, "00:24"), (92, "0:00:8"))]
     real.append(entry(93, "sample_99_real.mp4", "00:00:02"))
     pieces = ["A. one", "half", "B. two", "C. three", "D. four"]

@@ -43,8 +43,7 @@ def load(data: Path, repo: Path) -> Loaded:
     if not files:
         raise FileNotFoundError(f"no questions_*.json and no {CSV} in {data} or {repo}/src/data: put them into {data}")
     questions = [question for part, path in files.items() for question in prompts.questions(part, _threads(path, part))]
-    found = {path.name: path for path in sorted(data.rglob("*.mp4"))}
-    found |= {f"{path.parent.name}_{path.parent.parent.name.replace(' ', '_')}.mp4": path for path in found.values()} | found
+    found = {_published_name(path): path for path in sorted(data.rglob("*.mp4"))}
     videos = {question.video: found.get(Path(question.video).name) for question in questions}
     return Loaded(tuple(questions), videos, {path.name: digest(path) for path in files.values()}, prompts.files)
 
@@ -135,6 +134,13 @@ def lettered(options: list[str]) -> list[str]:
     if options and not options[0].startswith("A."):
         options = [f"{chr(ord('A') + number)}. {option}" for number, option in enumerate(options)]
     return options[:OFFERED]
+
+
+def _published_name(path: Path) -> str:
+    """The name of a video in the questions: its own, or what `preprocess.sh` makes of `<part>/sample_<number>/<name>.mp4`."""
+    if not path.parent.name.startswith("sample_"):
+        return path.name
+    return f"{path.parent.name}_{path.parent.parent.name.replace(' ', '_')}.mp4"
 
 
 def _threads(path: Path, part: str) -> list[list[tuple[str, dict]]]:

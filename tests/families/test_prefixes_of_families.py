@@ -1,0 +1,26 @@
+"""Every family: a question inside a chunk sees the frames up to it, at their own times, and leaves no trace."""
+
+from kvlib.lab.benchmarks.protocol import Protocol
+from kvlib.lab.benchmarks.question import Question
+from kvlib.lab.benchmarks.streaming import answer_video
+from kvlib.lab.study.clips import render, write_video
+from kvlib.lab.study.synthetic import draw_stream
+from kvlib.video import VideoChunks
+
+
+def test_every_answer_is_that_of_a_new_stream_fed_the_prefix(model, processor, tmp_path):
+    path = tmp_path / "clip.mp4"
+    write_video(path, (frame for scene in draw_stream(6, 0) for frame in render(scene, 128, 96, 4)), 4)
+    (whole,) = VideoChunks(path, 1000, 2.0)
+    protocol = Protocol("tiny", 130, chunk_frames=4)
+    times = (0.5, 3.0, 4.6, 5.5)
+    questions = [Question(str(at), "m", "t", "v", (at,), f"What at {at}?", "A") for at in times]
+    rows = answer_video(protocol.engine(model, processor), protocol.source(path), questions, protocol)
+    for row, question, shown in zip(rows, questions, (2, 7, 10, 12), strict=True):
+        alone = protocol.engine(model, processor)
+        for first in range(0, shown, 4):
+            last = min(first + 4, shown)
+            alone.append_video_chunk(whole.frames[first:last], 2.0, (last - 1) / 2)
+        assert row["answer"] == alone.ask(question.prompt, max_new_tokens=64, do_sample=False)[0]
+        assert row["evictions"] == alone.get_cache_info()["eviction_stats"]["total_evictions"]
+    assert len({row["answer"] for row in rows}) > 2 and rows[-1]["evictions"] > 0
