@@ -174,8 +174,8 @@ class KVCacheManager:
 
     @contextmanager
     def undone(self) -> Iterator[None]:
-        """What is appended inside is not part of the stream afterwards, also when an exception ends it: the stream is exactly as
-        before, with all that was evicted inside.
+        """What is appended inside is not part of the stream afterwards, also when an exception ends it: the stream is exactly
+        as before, with all that was evicted inside.
 
         A stream with a budget has its keys and values copied, because an eviction moves them. The copy takes as much device
         memory as the stream, and is kept for the next time."""

@@ -26,8 +26,9 @@ def test_help_explains_every_option_and_the_exit_status(kvlib, command):
     options = {"workbook": ["-p"], "sweep": ["-g", "--measure", "--out", "--scheduler", "--slurm"], "figures": [],
                "ask": ["--at", "--model", "--budget", "--chunk-frames", "--drop-static"],
                "subtitles": ["-o", "--every", "--language", "--model", "--budget", "--chunk-frames", "--drop-static"],
-               "benchmark": ["--data", "--repo", "--model", "--out", "--mode", "--budget", "--policy", "--positions", "--recall",
-                             "--drop-static", "--fps", "--height", "--chunk-frames", "--free-answers", "--scheduler", "--slurm"],
+               "benchmark": ["--data", "--repo", "--model", "--out", "--mode", "--budget", "--policy", "--positions",
+                             "--recall", "--drop-static", "--fps", "--height", "--chunk-frames", "--free-answers",
+                             "--scheduler", "--slurm"],
                "doctor": ["--model"]}[command]  # fmt: skip
     assert all(option in shown for option in options)
 

@@ -12,7 +12,9 @@ def test_every_answer_is_that_of_a_new_stream_fed_the_prefix(model, processor, t
     path = tmp_path / "clip.mp4"
     write_video(path, (frame for scene in draw_stream(6, 0) for frame in render(scene, 128, 96, 4)), 4)
     (whole,) = VideoChunks(path, 1000, 2.0)
-    protocol = Protocol("tiny", 130, chunk_frames=4)
+    empty = Protocol("tiny", 1000).engine(model, processor)
+    two_chunks = sum(empty.count_tokens(whole.frames[:4], first) for first in (True, False))
+    protocol = Protocol("tiny", two_chunks + 20, chunk_frames=4)
     times = (0.5, 3.0, 4.6, 5.5)
     questions = [Question(str(at), "m", "t", "v", (at,), f"What at {at}?", "A") for at in times]
     rows = answer_video(protocol.engine(model, processor), protocol.source(path), questions, protocol)

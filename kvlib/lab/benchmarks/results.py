@@ -1,5 +1,6 @@
 """What a run of a benchmark leaves in its folder: one table of all answers, a LaTeX table of the scores, figures."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from types import ModuleType
 
@@ -52,10 +53,56 @@ def show_results(table: pd.DataFrame, modes: pd.DataFrame, out: Path, name: str)
     )
 
 
+def read_tables(files: Sequence[str]) -> dict[str, pd.DataFrame]:
+    """Tables of `write_results` of one benchmark, by the names of their folders.
+
+    Raises FileNotFoundError for a missing one, ValueError for another file, for two benchmarks and for two folders of one name.
+    """
+    tables: dict[str, pd.DataFrame] = {}
+    for path in map(paths.resolve, files):
+        if not path.is_file():
+            raise FileNotFoundError(f"no table at {path}: give the .parquet that `kvlib benchmark` wrote")
+        try:
+            rows = pd.read_parquet(path)
+        except (OSError, ValueError) as error:
+            raise ValueError(f"{path} is no table ({error}): give the .parquet that `kvlib benchmark` wrote") from error
+        if not {"benchmark", "right", *PROTOCOL} <= set(rows.columns):
+            raise ValueError(f"{path} is another table: give the .parquet that `kvlib benchmark` wrote")
+        if path.parent.name in tables:
+            raise ValueError(f"{path}: there is a table in another folder {path.parent.name} too, rename one of them")
+        tables[path.parent.name] = rows
+    benchmarks = {name for rows in tables.values() for name in rows["benchmark"]}
+    if len(benchmarks) > 1:
+        raise ValueError(f"tables of {', '.join(sorted(benchmarks))}: give those of one benchmark")
+    return tables
+
+
+def compared(tables: dict[str, pd.DataFrame], scorer: ModuleType, seed: int) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]:
+    """Several runs together, each a `method`: the rows of `judged`, the tables of `by_task` and of `by_mode`."""
+    rows = {name: judged(table, scorer) for name, table in tables.items()}
+    tasks = [by_task(found).assign(method=name) for name, found in rows.items()]
+    modes = [by_mode(found, scorer, seed).assign(method=name) for name, found in rows.items()]
+    parts = ([found.assign(method=name) for name, found in rows.items()], tasks, modes)
+    return tuple(pd.concat(part, ignore_index=True) for part in parts)
+
+
+def readable(scores: pd.DataFrame, by: str) -> pd.DataFrame:
+    """`by_task` or `by_mode` of several methods for display: a row per value of the column `by`, a column per method."""
+    value = "share" if "share" in scores else "score"
+    texts = [f"{row[value]:.2f} [{row['low']:.2f}, {row['high']:.2f}], n = {row['n']}" for row in scores.to_dict("records")]
+    table = scores.assign(text=texts).pivot(index=by, columns="method", values="text")
+    return table.reindex(index=scores[by].unique(), columns=scores["method"].unique()).rename_axis(index=None, columns=None)
+
+
 def protocol(rows: pd.DataFrame) -> dict[str, str]:
     """What the answers were made with: the values of each column of the protocol, joined where there are several."""
     answered = rows[rows["status"] == ANSWERED]
     return {column: ", ".join(map(str, answered[column].dropna().unique())) for column in PROTOCOL}
+
+
+def protocol_table(rows: pd.DataFrame) -> pd.DataFrame:
+    """`protocol` for display, a row for each column of the table."""
+    return pd.DataFrame(protocol(rows).items(), columns=["column", "value"]).set_index("column").rename_axis(index=None)
 
 
 def caption(rows: pd.DataFrame, name: str) -> str:

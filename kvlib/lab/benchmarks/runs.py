@@ -19,7 +19,7 @@ from tqdm import tqdm
 
 from kvlib.lab.benchmarks.protocol import Protocol, estimate_text
 from kvlib.lab.benchmarks.question import NO_FILE, Loaded, Question
-from kvlib.lab.benchmarks.streaming import FAILED, MISSING, NOT_ASKED, UNREADABLE, answer_video, unasked
+from kvlib.lab.benchmarks.streaming import FAILED, MISSING, NOT_ASKED, UNREADABLE, answer_alone, answer_video, unasked
 from kvlib.lab.report.files import as_json, newest_change, write_atomic
 from kvlib.lab.study.runs import each_stream, load
 from kvlib.lab.sweep.grid import value_name
@@ -93,6 +93,18 @@ def answer_here(run: Run, model, processor) -> pd.DataFrame:
 
     found = each_stream(answer, len(asked), model)
     return table_of(run, {video: rows for (video, _), rows in zip(asked, found, strict=True)})
+
+
+def compare_alone(run: Run, model, processor, table: pd.DataFrame, questions: list[Question]) -> pd.DataFrame:
+    """Whether the answers in the `table` of a run are those of new streams that are fed each question's prefix alone: a row per
+    question, `id`, `time_s`, `streamed` once, `alone`, `same`."""
+    streamed, rows = table.set_index("id")["answer"], []
+    for question in questions:
+        source = run.protocol.source(run.loaded.videos[question.video])
+        alone = answer_alone(run.protocol.engine(model, processor), source, question, run.protocol)
+        rows.append(dict(id=question.id, time_s=alone["time_s"], streamed=streamed[question.id], alone=alone["answer"]))
+    compared = pd.DataFrame(rows)
+    return compared.assign(same=compared["streamed"] == compared["alone"])
 
 
 def table_of(run: Run, rows: dict[str, list[dict]]) -> pd.DataFrame:
