@@ -23,7 +23,7 @@ class Protocol:
     model: the checkpoint's folder. budget: tokens. policy, positions: as `EvictionConfig` takes them. recall: as
     `VideoStreamingInference.ask` takes it, 0 for none. height: of the frames in pixels, 0 = the video's own. chunk_frames:
     frames a chunk, sampled at `fps` a second. free_answers: ask without the benchmark's instructions, and take the option that
-    is nearest to the answer in edit distance; for a model that was trained to answer in its own words only.
+    is nearest to the answer in edit distance; for a model that was trained to answer in its own words only. max_new_tokens: of an answer.
 
     Raises ValueError for values that cannot be used.
     """
@@ -38,6 +38,7 @@ class Protocol:
     height: int = 0
     chunk_frames: int = 2
     free_answers: bool = False
+    max_new_tokens: int = MAX_NEW_TOKENS
 
     def __post_init__(self):
         self.config()
@@ -79,7 +80,7 @@ class Protocol:
         """The columns of the table that do not depend on a video."""
         settings = asdict(self)
         answers = FREE if settings.pop("free_answers") else OFFICIAL
-        return settings | {"answers": answers, "context": "all", "max_new_tokens": MAX_NEW_TOKENS}
+        return settings | {"answers": answers, "context": "all"}
 
     def describe(self, model, processor, video: Path, name: str) -> dict:
         """The columns of the protocol for one video, in plain JSON types. name: the benchmark's."""

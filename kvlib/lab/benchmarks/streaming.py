@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 
 from rapidfuzz.distance import Levenshtein
 
-from kvlib.lab.benchmarks.protocol import MAX_NEW_TOKENS, Protocol
+from kvlib.lab.benchmarks.protocol import Protocol
 from kvlib.lab.benchmarks.question import Question
 from kvlib.lab.video.source import VideoSource
 from kvlib.stream import VideoStreamingInference
@@ -51,7 +51,7 @@ class Asker:
 
     def _answer(self, question: Question) -> dict:
         began, free = time.perf_counter(), self.protocol.free_answers
-        options = dict(max_new_tokens=MAX_NEW_TOKENS, do_sample=False, recall=self.protocol.recall)
+        options = dict(max_new_tokens=self.protocol.max_new_tokens, do_sample=False, recall=self.protocol.recall)
         agreed = False
         try:
             answer, metrics = self.engine.ask(question.plain if free else question.prompt, **options)

@@ -26,7 +26,7 @@ def plot_modes(modes: pd.DataFrame) -> Figure:
             now, past = (rows[rows["mode"] == mode].iloc[0] for mode in ("real-time", "backward"))
             bars = [[[max(row["score"] - row["low"], 0)], [max(row["high"] - row["score"], 0)]] for row in (now, past)]
             look = style | {"linestyle": "", "capsize": 2, "elinewidth": 0.7}
-            axis.errorbar(now["score"] + shift, past["score"], xerr=bars[0], yerr=bars[1], label=literal(method), **look)
+            axis.errorbar(now["score"] + shift, past["score"], xerr=bars[0], yerr=bars[1], label=label(method), **look)
         axis.plot([0, 1], [0, 1], **LIMIT)
         axis.set(xlabel=label("right, real-time"), ylabel=label("right, backward"), xlim=(-0.03, 1.03), ylim=(-0.03, 1.03))
         legend_below(fig, ncols=2)
@@ -52,7 +52,7 @@ def plot_tasks(tasks: pd.DataFrame) -> Figure:
             at = [places[row.mode, row.task] + shift for row in rows.itertuples()]
             bars = [(rows["share"] - rows["low"]).clip(lower=0), (rows["high"] - rows["share"]).clip(lower=0)]
             look = style | {"linestyle": "", "capsize": 2, "elinewidth": 0.7}
-            axis.errorbar(rows["share"], at, xerr=bars, label=literal(method), **look)
+            axis.errorbar(rows["share"], at, xerr=bars, label=label(method), **look)
         counts = known.groupby(["mode", "task"])["n"].max()
         texts = [f"{label(mode)}, {literal(task)} ({counts[mode, task]})" for mode, task in places]
         axis.set_yticks(list(places.values()), texts)

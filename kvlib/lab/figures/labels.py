@@ -110,6 +110,7 @@ CHINESE = {
     "a blank screen": "空白画面",
     "never shown": "从未显示",
     "least for auto": "自动召回的下限",
+    "window, {}": "窗口，{}",
     "real-time": "实时",
     "forward": "前瞻",
     "right, real-time": "实时问题的正确比例",
