@@ -23,7 +23,8 @@ class Protocol:
     model: the checkpoint's folder. budget: tokens. policy, positions: as `EvictionConfig` takes them. recall: as
     `VideoStreamingInference.ask` takes it, 0 for none. height: of the frames in pixels, 0 = the video's own. chunk_frames:
     frames a chunk, sampled at `fps` a second. free_answers: ask without the benchmark's instructions, and take the option that
-    is nearest to the answer in edit distance; for a model that was trained to answer in its own words only. max_new_tokens: of an answer.
+    is nearest to the answer in edit distance; for a model that was trained to answer in its own words only. max_new_tokens: of
+    an answer.
 
     Raises ValueError for values that cannot be used.
     """
