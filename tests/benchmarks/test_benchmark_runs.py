@@ -23,10 +23,26 @@ from kvlib.lab.sweep.workers import LocalWorkers
 
 
 @pytest.fixture(scope="module")
-def address():
+def cluster():
     with LocalWorkers(2, gpus=[]) as cluster, Client(cluster) as client:
         client.wait_for_workers(2)
-        yield client.scheduler.address
+        yield client
+
+
+@pytest.fixture
+def address(cluster):
+    return cluster.scheduler.address
+
+
+def when_a_video_is_finished(out, action) -> None:
+    """Call `action` from a thread once the answers about a video are stored."""
+
+    def wait():
+        while not any((out / "videos").glob("*.json")):
+            time.sleep(0.005)
+        action()
+
+    threading.Thread(target=wait, daemon=True).start()
 
 
 @pytest.fixture
@@ -43,9 +59,13 @@ def without_times(table: pd.DataFrame) -> pd.DataFrame:
     return table.drop(columns=["seconds", "ttft", "device"])
 
 
-def test_a_run_of_ovo_has_a_row_for_every_question_with_the_whole_protocol(run, model, processor, tmp_path, capsys):
+def test_a_run_of_ovo_has_a_row_for_every_question_although_a_worker_is_killed(run, cluster, model, processor, capsys):
     made = run("ovo")
+    killed = min(cluster.run(os.getpid).values())
+    when_a_video_is_finished(made.out, lambda: os.kill(killed, signal.SIGKILL))
     table = answer_all(made)
+    cluster.wait_for_workers(2)
+    assert killed not in cluster.run(os.getpid).values()
     assert list(table["id"]) == [question.id for question in made.loaded.questions]
     assert list(table.columns) == [*TEXTS, *NUMBERS, *WHOLE_NUMBERS]
     answered = table[table["status"] == "answered"]
@@ -88,7 +108,7 @@ def test_a_run_of_ovo_has_a_row_for_every_question_with_the_whole_protocol(run, 
     }
 
 
-def test_a_run_goes_on_with_the_videos_that_are_not_finished(run, capsys, tmp_path):
+def test_a_run_goes_on_with_the_videos_that_are_not_finished(run, capsys):
     made = run("ovo")
     whole = answer_all(made)
     files = sorted((made.out / "videos").iterdir())
@@ -165,13 +185,7 @@ def command(sets, checkpoint, address, tmp_path):
 def test_the_command_goes_on_after_an_interrupt_and_gives_the_scores(command, tmp_path):
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     videos = tmp_path / "out/videos"
-
-    def interrupt():
-        while not any(videos.glob("*.json")):
-            time.sleep(0.005)
-        os.kill(os.getpid(), signal.SIGINT)
-
-    threading.Thread(target=interrupt, daemon=True).start()
+    when_a_video_is_finished(tmp_path / "out", lambda: os.kill(os.getpid(), signal.SIGINT))
     try:
         status, shown = command("--mode", "backward", "--mode", "real-time")
     finally:
