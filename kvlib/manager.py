@@ -178,7 +178,7 @@ class KVCacheManager:
         as before, with all that was evicted inside.
 
         A stream with a budget has its keys and values copied, because an eviction moves them. The copy takes as much device
-        memory as the stream, and is kept for the next time."""
+        memory as the stream, and is kept for the next time. No other thread may use the stream meanwhile."""
         self.current.settle()
         state = self.state
         if self.evictor is not None:

@@ -85,7 +85,8 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         video = Path(folder) / "noise.mp4"
         write_noise(video, options.seconds, *options.size)
-        protocol.check_fits(model.config, processor, video)
+        if problem := protocol.misfit(model.config, processor, video):
+            parser.error(problem)
         timed(model, processor, protocol, video, inside[:2])  # compiles kernels, captures graphs
         quiet, _ = timed(model, processor, protocol, video, [options.seconds])
         asked, rows = timed(model, processor, protocol, video, inside)

@@ -54,7 +54,8 @@ def benchmark(
 
     FOLDER gets BENCHMARK.parquet, a row per question with the whole protocol, BENCHMARK.tex, and figures. Questions without an
     answer, such as those of missing videos, are listed and counted. One worker per GPU streams one video at a time; how long
-    all will take is said first. The same command goes on after ctrl-C: finished videos are kept.
+    all will take is said first. A question inside a chunk needs memory for a second copy of the cache. The same command goes on
+    after ctrl-C: finished videos are kept.
 
     --free-answers is for a model that answers in its own words, such as the embedded reader: its scores are not those of the
     benchmark.
@@ -121,7 +122,7 @@ def run_benchmark(run) -> int:
     from kvlib.lab.benchmarks.runs import answer_all
     from kvlib.lab.benchmarks.streaming import FAILED
 
-    table = answer_all(run)
-    modes = write_results(table, part_of(run.name, "scorer"), run.out, run.name)
-    show_results(table, modes, run.out, run.name)
+    table, scorer = answer_all(run), part_of(run.name, "scorer")
+    write_results(table, scorer, run.out, run.name)
+    show_results(table, scorer, run.out, run.name)
     return int((table["status"] == FAILED).any())

@@ -17,6 +17,7 @@ from kvlib.lab.benchmarks.protocol import Protocol
 from kvlib.lab.benchmarks.question import part_of
 from kvlib.lab.benchmarks.results import show_results, write_results
 from kvlib.lab.benchmarks.runs import NUMBERS, TEXTS, WHOLE_NUMBERS, Run, answer_all, answer_here
+from kvlib.lab.benchmarks.scores import by_mode
 from kvlib.lab.benchmarks.streaming import answer_alone
 from kvlib.lab.cli import app
 from kvlib.lab.sweep.workers import LocalWorkers
@@ -93,12 +94,14 @@ def test_a_run_of_ovo_has_a_row_for_every_question_although_a_worker_is_killed(r
             assert alone["answer"] == answered.set_index("id").loc[question.id, "answer"]
 
     scorer = part_of("ovo", "scorer")
-    modes = write_results(table, scorer, made.out, "ovo")
-    show_results(table, modes, made.out, "ovo")
+    write_results(table, scorer, made.out, "ovo")
+    show_results(table, scorer, made.out, "ovo")
     shown = capsys.readouterr().out
     assert "29 of 31 questions answered" in shown and "1 questions of 1 videos, missing video: no such video file" in shown
     assert re.search(r"1 questions of 1 videos, unreadable video: .*broken.mp4.* is not a readable video", shown)
-    assert list(modes["mode"]) == ["backward", "real-time", "forward", "total", "total without forward"]
+    lines = [line.split("  ")[0] for line in shown.splitlines() if " n = " in line and not line.startswith(" ")]
+    assert lines == ["backward", "real-time", "forward", "total", "total without forward"]
+    assert re.search(r"^  REC  +[\d.]+% \[[\d.]+, [\d.]+\] +n = 4, left out 0$", shown, re.MULTILINE)
     stored = pd.read_parquet(made.out / "ovo.parquet")
     pd.testing.assert_frame_equal(without_times(stored.drop(columns="right")), without_times(table))
     assert stored["right"].isna().sum() == 2 and set(stored["right"].dropna()) <= {0, 1}
@@ -142,7 +145,8 @@ def test_a_run_of_streamingbench_in_this_process_is_that_of_workers(run, model, 
     assert table["status"].value_counts().to_dict() == {"answered": 23, "not asked": 2, "missing video": 1}
     assert table["recalled"].max() == 1 and (table["recall"] == "1").all()
     assert table[table["mode"] == "proactive"]["due_s"].tolist() == [6.0, 6.0]
-    modes = write_results(table, part_of("streamingbench", "scorer"), made.out, "streamingbench")
+    write_results(table, part_of("streamingbench", "scorer"), made.out, "streamingbench")
+    modes = by_mode(pd.read_parquet(made.out / "streamingbench.parquet"), part_of("streamingbench", "scorer"))
     assert list(modes["mode"]) == ["real", "omni", "sqa", "proactive"]
     assert modes.set_index("mode").loc["real", ["n", "left_out"]].tolist() == [13, 3]
 

@@ -63,19 +63,20 @@ class Protocol:
         """The chunks of a video."""
         return VideoSource(video, self.chunk_frames, self.fps, self.height)
 
-    def check_fits(self, config, processor, video: Path) -> None:
-        """Raise ValueError where chunks of this video do not fit into the budget, or into the part of it that is for recall.
-        config: the model's. Reads the first chunk; raises what `VideoChunks` raises."""
+    def misfit(self, config, processor, video: Path) -> str:
+        """What is wrong where chunks of this video do not fit into the budget, or into the part of it that is for recall; ""
+        for nothing. config: the model's. Reads the first chunk; raises what `VideoChunks` raises."""
         size, _ = first_frames(self.source(video))
         _, later, first = chunk_tokens(config, processor, size)
         room = self.budget // 4 if self.recall else 0
-        if first + later > self.budget - room or (self.recall and later > room):
-            needed = max(first + later + (first + later) // 3 + 1, 4 * later) if self.recall else first + later
-            recall = ", and a quarter of the budget is for recall" if self.recall else ""
-            raise ValueError(
-                f"budget={self.budget}: the first chunk of {video.name} takes {first:,} tokens, a later one {later:,}{recall}: "
-                f"give at least {needed:,}, fewer frames a chunk, or a smaller height"
-            )
+        if first + later <= self.budget - room and (not self.recall or later <= room):
+            return ""
+        needed = max(first + later + (first + later) // 3 + 1, 4 * later) if self.recall else first + later
+        recall = ", and a quarter of the budget is for recall" if self.recall else ""
+        return (
+            f"budget={self.budget}: the first chunk of {video.name} takes {first:,} tokens, a later one {later:,}{recall}: "
+            f"give at least {needed:,}, fewer frames a chunk, or a smaller height"
+        )
 
     def settings(self) -> dict:
         """The columns of the table that do not depend on a video."""

@@ -20,9 +20,9 @@ PROTOCOL = (
 )  # fmt: skip
 
 
-def write_results(table: pd.DataFrame, scorer: ModuleType, out: Path, name: str) -> pd.DataFrame:
+def write_results(table: pd.DataFrame, scorer: ModuleType, out: Path, name: str) -> None:
     """Write `<name>.parquet` (a row per question, with `right`), `<name>.tex`, and the figures `<name>_tasks` and, where there
-    are both modes, `<name>_modes`, to `out`; return the scores of `by_mode`."""
+    are both modes, `<name>_modes`, to `out`."""
     rows = judged(table, scorer)
     tasks, modes = by_task(rows), by_mode(rows, scorer)
     write_atomic(out / f"{name}.parquet", rows.to_parquet(index=False))
@@ -32,16 +32,16 @@ def write_results(table: pd.DataFrame, scorer: ModuleType, out: Path, name: str)
         save_figure(plot_tasks(tasks.assign(method=method)), f"{name}_tasks", out, known)
     if {"real-time", "backward"} <= set(modes["mode"]):
         save_figure(plot_modes(modes.assign(method=method)), f"{name}_modes", out, known)
-    return modes
 
 
-def show_results(table: pd.DataFrame, modes: pd.DataFrame, out: Path, name: str) -> None:
+def show_results(table: pd.DataFrame, scorer: ModuleType, out: Path, name: str) -> None:
     """Print the scores, and how many questions have no answer and why."""
+    rows = judged(table, scorer)
+    tasks, modes = by_task(rows), by_mode(rows, scorer)
     for mode in modes.itertuples():
-        print(
-            f"{mode.mode:<22} {100 * mode.score:5.1f}% [{100 * mode.low:.1f}, {100 * mode.high:.1f}]  "
-            f"n = {mode.n:,}, left out {mode.left_out:,}"
-        )
+        for task in tasks[tasks["mode"] == mode.mode].itertuples():
+            print(_line(f"  {task.task}", task.share, task))
+        print(_line(mode.mode, mode.score, mode))
     reasons = left_out(table)
     for reason in reasons.head(SHOWN_REASONS).itertuples():
         shown = f": {reason.problem}" if reason.problem else ""
@@ -123,3 +123,10 @@ def method_name(rows: pd.DataFrame) -> str:
     first = rows.iloc[0]
     recall = "" if first["recall"] == "0" else f", recall {first['recall']}"
     return f"{first['policy']}, {first['positions']}{recall}"
+
+
+def _line(name: str, share: float, row) -> str:
+    if not row.n:
+        return f"{name:<34} no answer, left out {row.left_out:,}"
+    interval = f"[{100 * row.low:.1f}, {100 * row.high:.1f}]"
+    return f"{name:<34} {100 * share:5.1f}% {interval:<15} n = {row.n:,}, left out {row.left_out:,}"

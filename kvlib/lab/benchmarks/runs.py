@@ -19,7 +19,7 @@ from tqdm import tqdm
 
 from kvlib.lab.benchmarks.protocol import Protocol, estimate_text
 from kvlib.lab.benchmarks.question import NO_FILE, Loaded, Question
-from kvlib.lab.benchmarks.streaming import FAILED, MISSING, NOT_ASKED, UNREADABLE, answer_alone, answer_video, unasked
+from kvlib.lab.benchmarks.streaming import FAILED, MISSING, NOT_ASKED, REFUSED, UNREADABLE, answer_alone, answer_video, unasked
 from kvlib.lab.report.files import as_json, newest_change, write_atomic
 from kvlib.lab.study.runs import each_stream, load
 from kvlib.lab.sweep.grid import value_name
@@ -142,9 +142,10 @@ def answer_on_worker(video: Path, questions: list[Question], protocol: Protocol,
 
 
 def measure_chunk(video: Path, protocol: Protocol) -> Forecast:
-    """On a worker: what a chunk of this video takes there, with a full cache."""
+    """On a worker: what a chunk of this video takes there, with a full cache. Raises ValueError for one that does not fit."""
     model, processor = loaded_once(protocol.model)
-    protocol.check_fits(model.config, processor, video)
+    if problem := protocol.misfit(model.config, processor, video):
+        raise ValueError(problem)
     return forecast(model.config, processor, *first_frames(protocol.source(video)), protocol.budget, model.device)
 
 
@@ -155,14 +156,17 @@ def loaded_once(path: str):
 
 
 def _answers(model, processor, video: Path, questions: list[Question], protocol: Protocol, name: str) -> list[dict]:
+    same: dict = {}
     try:
         same = protocol.describe(model, processor, video, name)
+        if problem := protocol.misfit(model.config, processor, video):
+            return [same | unasked(question, REFUSED, problem) for question in questions]
         rows = answer_video(protocol.engine(model, processor), protocol.source(video), questions, protocol)
         return [same | row for row in rows]
     except FileNotFoundError:
         return [unasked(question, MISSING, NO_FILE) for question in questions]
     except (OSError, ValueError) as error:
-        return [unasked(question, UNREADABLE, str(error)) for question in questions]
+        return [same | unasked(question, UNREADABLE, str(error)) for question in questions]
 
 
 def _answer_on_workers(client: Client, run: Run, todo: dict[str, list[Question]]) -> dict[str, list[dict]]:
@@ -201,10 +205,11 @@ def _print_estimate(client: Client, run: Run, todo: dict[str, list[Question]], l
     for video in todo:
         if _cannot_be_read(run, video):
             continue
-        measured = client.submit(measure_chunk, run.loaded.videos[video], run.protocol, pure=False)
+        measured = client.submit(measure_chunk, run.loaded.videos[video], run.protocol, pure=False).result()
         asked = sum(len(question.times) for questions in todo.values() for question in questions)
-        workers = min(len(client.nthreads()), len(todo))
-        print(estimate_text(measured.result(), math.fsum(lengths.values()), asked, workers), flush=True)
+        planned = client.cluster.worker_spec if client.cluster else client.nthreads()  # some may not have started yet
+        workers = min(len(planned), len(todo))
+        print(estimate_text(measured, math.fsum(lengths.values()), asked, workers), flush=True)
         return
 
 

@@ -6,7 +6,7 @@ chunks with the same boundaries.
 """
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 
 from rapidfuzz.distance import Levenshtein
 
@@ -78,18 +78,14 @@ class Asker:
 
 
 def answer_video(
-    engine: VideoStreamingInference,
-    source: VideoSource,
-    questions: Sequence[Question],
-    protocol: Protocol,
-    progress: Callable[[float], object] = lambda seconds: None,
+    engine: VideoStreamingInference, source: VideoSource, questions: Sequence[Question], protocol: Protocol
 ) -> list[dict]:
     """Stream the video once into a new `engine` and ask all `questions`; a row for each, in their order.
 
     A row has `id`, `mode`, `task`, `video`, `truth`, `due_s`, `status`, `problem`, `time_s` when it was asked, `seen_s` of the
     last frame before, `answer`, `counted` (what the scorer takes for the answer) and what `ask` and the stream told. A question
-    behind the video's end is asked at its end; of a damaged video only those before its last frame are asked. `progress` is
-    called with the seconds of video of each chunk. Raises OSError or ValueError for a video that cannot be read.
+    behind the video's end is asked at its end; of a damaged video only those before its last frame are asked. Raises OSError or
+    ValueError for a video that cannot be read.
     """
     asker, chunks, before = Asker(engine, questions, protocol), source.opened(), None
     for chunk in map(source.resized, chunks):
@@ -102,7 +98,6 @@ def answer_video(
         if not asker.waiting:
             break
         engine.append_video_chunk(chunk.frames, chunk.fps, chunk.time_s)
-        progress(chunk.time_s - (before or 0.0))
         before = chunk.time_s
     if chunks.trouble is not None:
         for moment in asker.due(before + 1 / protocol.fps):
