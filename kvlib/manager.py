@@ -1,6 +1,8 @@
 """The cache manager: room for the next chunk, tails behind the stream, commits, snapshots, and the fingerprint of all of it."""
 
 import hashlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 
 import torch
@@ -27,6 +29,7 @@ class KVCacheManager:
         capacity = _capacity(self.state.config.max_cache_tokens if evictor else 0)
         self.current.state = replace(self.state, buffers=(None,) * layers, capacity=capacity)
         self.cache = StreamCache(layers, self.current, kv_dtype)
+        self._spare: tuple[torch.Tensor | None, ...] = (None,) * layers  # of `undone`
 
     state = property(lambda self: self.current.state, doc="The present state of the stream.")
     chunks = property(lambda self: self.state.chunks, doc="The stored chunks, oldest first.")
@@ -169,6 +172,23 @@ class KVCacheManager:
             archive_dropped=state.archive_dropped,
         )
 
+    @contextmanager
+    def undone(self) -> Iterator[None]:
+        """What is appended inside is not part of the stream afterwards, also when an exception ends it: the stream is exactly
+        as before, with all that was evicted inside.
+
+        A stream with a budget has its keys and values copied, because an eviction moves them. The copy takes as much device
+        memory as the stream, and is kept for the next time. No other thread may use the stream meanwhile."""
+        self.current.settle()
+        state = self.state
+        if self.evictor is not None:
+            self._spare = tuple(map(_copied, state.buffers, self._spare))
+            self.current.state = replace(state, buffers=self._spare)
+        try:
+            yield
+        finally:
+            self.current.state = state
+
     def fingerprint(self) -> str:
         """SHA-256 of every stored key and value and of every record and counter; equal means untouched."""
         self.current.settle()
@@ -213,3 +233,10 @@ class KVCacheManager:
 def _capacity(budget: int) -> int:
     """Tokens that a buffer holds for a stream of `budget` tokens."""
     return budget + min(int(budget * SLACK), MOST_SLACK) + QUESTION_ROOM
+
+
+def _copied(buffer: torch.Tensor | None, spare: torch.Tensor | None) -> torch.Tensor | None:
+    """A copy of `buffer`, in the memory of `spare` where that has its shape."""
+    if buffer is None or spare is None or spare.shape != buffer.shape:
+        return None if buffer is None else buffer.clone()
+    return spare.copy_(buffer)

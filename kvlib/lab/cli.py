@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 
 import typer
 
+from kvlib.lab.benchmark import benchmark
 from kvlib.lab.options import MODEL_BUDGET, READER_BUDGET, Budget, ChunkFrames, DropStatic, ModelPath, RepeatedPairs
 
 
@@ -242,6 +243,9 @@ def default_budget(model_path: str) -> int:
     from kvlib.lab.report import paths
 
     return READER_BUDGET if paths.is_reader(model_path) else MODEL_BUDGET
+
+
+app.command()(benchmark)
 
 
 @app.command()

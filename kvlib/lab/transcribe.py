@@ -7,6 +7,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from kvlib import EvictionConfig, VideoStreamingInference
+from kvlib.lab.report.files import newest_change
 from kvlib.lab.study.runs import load
 from kvlib.lab.video.asklog import Ask, AskLog
 from kvlib.video import VideoChunks
@@ -47,7 +48,7 @@ def transcribe(
         "video's size": status.st_size,
         "video's time": status.st_mtime_ns,
         "model": model_path,
-        "model's time": _newest(model_path),
+        "model's time": newest_change(model_path),
         "budget": budget,
         "frames per chunk": chunks.chunk_frames,
         "frames per second": chunks.sample_fps,
@@ -95,9 +96,3 @@ def _check_writable(out: Path) -> None:
         raise ValueError(f"{out} is a folder: give -o the name of an .srt")
     if not os.access(out.parent, os.W_OK):
         raise PermissionError(f"the folder {out.parent} may not be written: change its permissions, or give another -o")
-
-
-def _newest(model_path: str) -> int | None:
-    """When a file of the checkpoint was last changed, in ns; None for a name on the Hugging Face Hub."""
-    folder = Path(model_path)
-    return max(file.stat().st_mtime_ns for file in (folder, *folder.iterdir())) if folder.is_dir() else None

@@ -2,7 +2,7 @@
 
 import math
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import pairwise
@@ -134,12 +134,7 @@ class VideoChunks:
     def _chunk(self, group: list[tuple[float, np.ndarray]], before: float | None) -> VideoChunk:
         """A chunk of frames (time, picture); `before`: the time of the frame in front of them, None for the first chunk."""
         times = tuple(time for time, _ in group)
-        if len(times) > 1:
-            fps = (len(times) - 1) / (times[-1] - times[0])
-        else:
-            fps = self.sample_fps if before is None else 1 / (times[0] - before)
-        low, high = FPS_RANGE
-        return VideoChunk(np.stack([picture for _, picture in group]), times, min(max(fps, low), high))
+        return VideoChunk(np.stack([picture for _, picture in group]), times, chunk_rate(times, before, self.sample_fps))
 
     @cached_property
     def _count(self) -> int:
@@ -158,3 +153,16 @@ class VideoChunks:
                 raise ValueError(
                     f"{str(self.path)!r} holds no frame that can be decoded: it is damaged or has no frames; give another file"
                 )
+
+
+def chunk_rate(times: Sequence[float], before: float | None, sample_fps: float) -> float:
+    """The rate, in frames per second, that a chunk of frames at these `times` says of itself.
+
+    before: the time of the frame in front of them, None for a video's first chunk; one frame alone there has `sample_fps`.
+    """
+    if len(times) > 1:
+        fps = (len(times) - 1) / (times[-1] - times[0])
+    else:
+        fps = sample_fps if before is None else 1 / (times[0] - before)
+    low, high = FPS_RANGE
+    return min(max(fps, low), high)

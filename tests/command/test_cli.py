@@ -14,7 +14,7 @@ from kvlib.lab.report import paths
 from kvlib.lab.study.clips import write_video
 from kvlib.video import VideoChunks
 
-COMMANDS = ("workbook", "sweep", "figures", "ask", "subtitles", "doctor")
+COMMANDS = ("workbook", "sweep", "figures", "ask", "subtitles", "benchmark", "doctor")
 CLIP = paths.DATA / "clips/short.mp4"
 
 
@@ -26,6 +26,9 @@ def test_help_explains_every_option_and_the_exit_status(kvlib, command):
     options = {"workbook": ["-p"], "sweep": ["-g", "--measure", "--out", "--scheduler", "--slurm"], "figures": [],
                "ask": ["--at", "--model", "--budget", "--chunk-frames", "--drop-static"],
                "subtitles": ["-o", "--every", "--language", "--model", "--budget", "--chunk-frames", "--drop-static"],
+               "benchmark": ["--data", "--repo", "--model", "--out", "--mode", "--budget", "--policy", "--positions",
+                             "--recall", "--drop-static", "--fps", "--height", "--chunk-frames", "--free-answers",
+                             "--scheduler", "--slurm"],
                "doctor": ["--model"]}[command]  # fmt: skip
     assert all(option in shown for option in options)
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 from helpers import fingerprint, next_logits, processed
 
-from kvlib import EvictionConfig
+from kvlib import EvictionConfig, VideoStreamingInference
 from kvlib.evictor import POSITION_MODES
 
 
@@ -117,3 +117,52 @@ def test_shrinking_gives_memory_back_and_goes_on_as_a_smaller_stream(engine, fra
         assert streamed.append_video_chunk(frames(2, seed))["cache_seq_length"] <= 120
         small.append_video_chunk(frames(2, seed))
     assert [c.index for c in streamed.cache_manager.chunks] == [c.index for c in small.cache_manager.chunks]
+
+
+@pytest.mark.parametrize(
+    ("mode", "policy"),
+    [(None, "sink_window"), *((mode, "sink_window") for mode in POSITION_MODES), ("remap", "uniform"), ("remap", "importance")],
+)
+def test_what_is_undone_leaves_no_trace_whatever_it_evicted(engine, frames, mode, policy):
+    """The stream goes on as one that nothing was done to, and what happened inside is what happens to a stream of its own."""
+    config = EvictionConfig(110, position_mode=mode, policy=policy) if mode else None
+    streamed, other = engine(config), engine(config)
+    for seed in range(8):
+        with_more = processed(engine, frames, config, seed)
+        for count in (1, 4):
+            before, more = fingerprint(streamed), frames(count, 90 + seed)
+            with streamed.cache_manager.undone():
+                inside = streamed.append_video_chunk(more, time_s=seed + 0.5)
+                logits = next_logits(streamed)
+            assert fingerprint(streamed) == before
+        expected = with_more.append_video_chunk(more, time_s=seed + 0.5)
+        assert torch.equal(next_logits(with_more), logits)
+        assert inside.get("eviction_stats") == expected.get("eviction_stats")
+        streamed.append_video_chunk(frames(2, seed))
+        other.append_video_chunk(frames(2, seed))
+        assert fingerprint(streamed) == fingerprint(other)
+    assert mode is None or streamed.get_cache_info()["eviction_stats"]["total_evictions"] > 3
+
+
+def test_what_an_exception_ends_is_undone_too(engine, frames):
+    streamed = processed(engine, frames, EvictionConfig(110), 6)
+    before = fingerprint(streamed)
+    with pytest.raises(KeyboardInterrupt), streamed.cache_manager.undone():
+        streamed.append_video_chunk(frames(2, 9))
+        raise KeyboardInterrupt
+    assert fingerprint(streamed) == before
+
+
+def test_what_is_undone_is_not_recalled(model, processor, frames):
+    streams = [VideoStreamingInference(model, processor, "cpu", EvictionConfig(200), archive="memory") for _ in range(2)]
+    for seed in range(12):
+        for number, streamed in enumerate(streams):
+            if number:
+                with streamed.cache_manager.undone():
+                    streamed.append_video_chunk(frames(2, 50 + seed))
+                    streamed.ask(max_new_tokens=1, do_sample=False, recall=1)
+            streamed.append_video_chunk(frames(2, seed))
+        answers = [streamed.ask(max_new_tokens=4, do_sample=False, recall=2) for streamed in streams]
+        recalled = [[(chunk["index"], pytest.approx(chunk["share"])) for chunk in told["recalled"]] for _, told in answers]
+        assert answers[0][0] == answers[1][0] and recalled[0] == recalled[1]
+    assert fingerprint(streams[0]) == fingerprint(streams[1]) and recalled[0]

@@ -9,10 +9,10 @@ from kvlib.lab.figures import labels, recipes
 from kvlib.lab.figures.answer_plots import shorten
 from kvlib.lab.report import paths
 
-# Names of policies, scorers and position modes, and units: what a Chinese figure may say in Latin letters.
+# Names of policies, scorers, position modes and a benchmark's tasks, and units: what a Chinese figure may say in Latin letters.
 NAMES = set(
     "keep remap compact unrotated none sink_window uniform importance value_norm key_norm temporal_redundancy surprise random "
-    "last_n recompute_recent MiB GiB bf16".split()
+    "last_n recompute_recent OCR EPM ASI HLD MiB GiB bf16".split()
 )
 STORED = [
     (folder, path.stem)

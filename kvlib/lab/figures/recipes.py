@@ -12,7 +12,7 @@ from typing import NamedTuple
 import pandas as pd
 from matplotlib.figure import Figure
 
-from kvlib.lab.figures import answer_plots, dropping_plots, memory_plots, position_plots, recall_plots
+from kvlib.lab.figures import answer_plots, benchmark_plots, dropping_plots, memory_plots, position_plots, recall_plots
 from kvlib.lab.figures.fonts import chinese_font
 from kvlib.lab.figures.labels import language
 from kvlib.lab.figures.style import save_figure
@@ -72,9 +72,7 @@ RECIPES = {
         "Share of exact answers about what was on screen so many chunks ago, at equal budget of tokens. Bars are 95% Wilson "
         "intervals.",
     ),
-    "05_budgets": Recipe(
-        answer_plots.plot_budgets, "Share of exact answers over the budget. Bars are 95% intervals over streams."
-    ),
+    "05_budgets": Recipe(answer_plots.plot_budgets, "Share of exact answers over the budget. Bars are 95% intervals."),
     "05_timeline": Recipe(
         memory_plots.plot_timeline,
         "Which chunks (upward) are in the cache at each moment of a stream (to the right). The lowest row is the sink.",
@@ -94,6 +92,16 @@ RECIPES = {
         "Left: the attention of a question to an evicted chunk's mean keys, over an even share: of the right card, and of the "
         "chunk ranked first when no evicted chunk holds the answer. Right: what is ranked first when an evicted card is asked "
         "for; n is the number of questions.",
+    ),
+    "07_modes": Recipe(
+        benchmark_plots.plot_modes,
+        "Share of right answers about the present (real-time) against those about the past (backward), each the mean over "
+        "tasks, with 95% bootstrap intervals over videos. Every video is streamed once.",
+    ),
+    "07_tasks": Recipe(
+        benchmark_plots.plot_tasks,
+        "Share of right answers to each task of a public benchmark, with 95% Wilson intervals. Every video is streamed once; "
+        "the number of answers is given in brackets.",
     ),
 }
 

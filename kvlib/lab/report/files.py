@@ -36,3 +36,9 @@ def write_atomic(path: Path, content: str | bytes) -> None:
     except BaseException:
         os.unlink(temporary)
         raise
+
+
+def newest_change(folder: str | Path) -> int | None:
+    """When a file in a folder was last changed, in ns; None where there is no folder, as for a name on the Hugging Face Hub."""
+    folder = Path(folder)
+    return max(file.stat().st_mtime_ns for file in (folder, *folder.iterdir())) if folder.is_dir() else None

@@ -225,6 +225,18 @@ class Recall(Parameters):
         return self
 
 
+class PublicBenchmarks(Parameters):
+    """Parameters of 07_public_benchmarks."""
+
+    TABLES: Annotated[list[Text], BeforeValidator(_as_list), Field(description="a list of .parquet files, or []")]
+    MAX_CACHE_TOKENS: Count
+    RECALL: Count
+    CHUNK_FRAMES: Count
+    CHUNKS: AtLeastTwo
+    AGES: Ages
+    STREAMS: Count
+
+
 NOTEBOOKS = {
     "01_sink_detection": SinkDetection,
     "02_oom_free": OomFree,
@@ -232,6 +244,7 @@ NOTEBOOKS = {
     "04_position_remap": PositionRemap,
     "05_policy_comparison": PolicyComparison,
     "06_recall": Recall,
+    "07_public_benchmarks": PublicBenchmarks,
 }
 
 

@@ -37,7 +37,7 @@ def execute_runs(source: str, todo: dict[str, dict], sweep: Sweep) -> dict[str, 
     if not todo:
         return outcomes
     try:
-        with connected(sweep, len(todo)) as client:
+        with connected(sweep.scheduler, sweep.slurm, len(todo)) as client:
             futures = {}
             try:
                 for name, values in todo.items():

@@ -10,7 +10,8 @@ import torch
 from dask.system import CPU_COUNT
 from distributed import Client, LocalCluster, WorkerPlugin
 
-from kvlib.lab.sweep.grid import Sweep, SweepError
+from kvlib.lab.sweep.grid import SweepError
+from kvlib.lab.sweep.slurm import SlurmConfig
 
 CPU_WORKERS = 4  # at most, without GPUs: every kernel holds a model
 RETRIES = 3  # of a run whose worker died; if that happens more often, the run itself is taken for the cause
@@ -49,19 +50,20 @@ class IgnoreInterrupts(WorkerPlugin):
 
 
 @contextmanager
-def connected(sweep: Sweep, runs: int) -> Iterator[Client]:
+def connected(scheduler: str | None, slurm: SlurmConfig | None, runs: int) -> Iterator[Client]:
     """A client of the cluster that was asked for; at the end it is closed, with the cluster if that was started here.
 
-    Raises SweepError for a scheduler that does not answer, and for workers of several threads.
+    scheduler: the address of a running one; slurm: how to start one; with neither, workers on this machine for up to `runs`
+    runs at a time. Raises SweepError for a scheduler that does not answer, and for workers of several threads.
     """
     with ExitStack() as stack:
         stack.enter_context(dask.config.set({"distributed.scheduler.allowed-failures": RETRIES}))
-        if sweep.scheduler:
-            client = stack.enter_context(_connect(sweep.scheduler))
-        elif sweep.slurm:
+        if scheduler:
+            client = stack.enter_context(_connect(scheduler))
+        elif slurm:
             from dask_jobqueue import SLURMCluster  # not installed by default
 
-            client = stack.enter_context(Client(stack.enter_context(SLURMCluster(**sweep.slurm.arguments()))))
+            client = stack.enter_context(Client(stack.enter_context(SLURMCluster(**slurm.arguments()))))
         else:
             gpus = visible_gpus()
             workers = min(runs, len(gpus) or min(CPU_WORKERS, CPU_COUNT))

@@ -68,7 +68,8 @@ def judge(report: Report, streams: Streams, asked: Asked, limit: Limit, shrunk: 
     """Record the criteria P1 to P7 and the measurements of notebook 02. limit: of `kvlib.lab.study.budgets.find_limit`.
 
     Not judged: P3a and P3b where the video fits into the budget, P5c without a title and for one that was only misread, P6
-    where nothing became full, P7 where the whole video fits into the memory. Raises ValueError when a criterion was recorded before.
+    where nothing became full, P7 where the whole video fits into the memory. Raises ValueError when a criterion was recorded
+    before.
     """
     _judge_budget(report, streams, asked)
     _judge_answer(report, asked)

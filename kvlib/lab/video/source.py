@@ -24,10 +24,17 @@ class VideoSource:
 
     def __iter__(self) -> Iterator[VideoChunk]:
         """The chunks, resized. Raises what `VideoChunks` raises."""
-        for chunk in self._opened():
-            own = chunk.frames.shape[1]
-            height = height_within(self.height, own)
-            yield chunk if height == own else replace(chunk, frames=resize_to_height(chunk.frames, height))
+        return map(self.resized, self.opened())
+
+    def opened(self) -> VideoChunks:
+        """The chunks as they are in the file; afterwards its `trouble` says what was wrong with it."""
+        return VideoChunks(self.path, self.chunk_frames, self.sample_fps)
+
+    def resized(self, chunk: VideoChunk) -> VideoChunk:
+        """The chunk with its frames at `height`."""
+        own = chunk.frames.shape[1]
+        height = height_within(self.height, own)
+        return chunk if height == own else replace(chunk, frames=resize_to_height(chunk.frames, height))
 
     def chunks(self, label: str = "chunks") -> Iterator[tuple[int, VideoChunk]]:
         """Index and chunk, with a progress bar. Raises what `VideoChunks` raises."""
@@ -35,7 +42,7 @@ class VideoSource:
 
     def count_chunks(self) -> int:
         """Number of chunks, counted from the packets of the file. Raises what `VideoChunks` raises."""
-        return len(self._opened())
+        return len(self.opened())
 
     def check_interval(self, interval: int) -> None:
         """Raise ValueError when a question after every `interval` chunks would never be asked, as the video is shorter."""
@@ -45,9 +52,6 @@ class VideoSource:
                 f"ASK_INTERVAL={interval}: {self.path} has only {total} chunks of {self.chunk_frames} frames, so no question "
                 f"would be asked; give an interval of at most {total}, or a longer video"
             )
-
-    def _opened(self) -> VideoChunks:
-        return VideoChunks(self.path, self.chunk_frames, self.sample_fps)
 
 
 def height_within(height: int, own: int) -> int:
