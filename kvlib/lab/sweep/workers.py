@@ -14,6 +14,9 @@ from kvlib.lab.sweep.grid import SweepError
 from kvlib.lab.sweep.slurm import SlurmConfig
 
 CPU_WORKERS = 4  # at most, without GPUs: every kernel holds a model
+# A worker that dies is started again, and given up if it is not back by then. Dask's own 15 s are too short where loading torch
+# takes longer, and a cluster without workers would wait forever.
+LOST_AFTER = "10 min"
 RETRIES = 3  # of a run whose worker died; if that happens more often, the run itself is taken for the cause
 
 
@@ -27,6 +30,7 @@ class LocalWorkers(LocalCluster):
 
     def __init__(self, workers: int, gpus: list[str]):
         self.gpus = gpus
+        dask.config.set({"distributed.deploy.lost-worker-timeout": LOST_AFTER})
         threads = os.environ.get("OMP_NUM_THREADS") or str(max(1, CPU_COUNT // workers))
         super().__init__(
             n_workers=0, threads_per_worker=1, dashboard_address=None, memory_limit=0, env={"OMP_NUM_THREADS": threads}
