@@ -50,7 +50,8 @@ def readable(summary: pd.DataFrame) -> pd.DataFrame:
 def paired_difference(
     answers: pd.DataFrame, by: str, base: str, seed: int, questions: Sequence[str] = BACKWARD
 ) -> pd.DataFrame:
-    """How much larger the share of exact answers to `questions` is than that of `base` on the same streams.
+    """How much larger the share of exact answers to `questions` is than that of `base` on the same streams, those in which both
+    were answered.
 
     A table [difference, low, high] with the values of the column `by` as its index. low and high are a 95% bootstrap interval
     (percentiles of 9,999 draws of whole streams), NaN for a single stream.
@@ -59,7 +60,7 @@ def paired_difference(
     shares = asked.pivot_table(index="stream", columns=by, values="correct", aggfunc="mean")
     rows = {}
     for name in answers[by].unique():
-        difference = (shares[name] - shares[base]).to_numpy()
+        difference = (shares[name] - shares[base]).dropna().to_numpy()
         bounds = np.nan, np.nan  # one stream has no spread
         if len(difference) > 1:
             drawn = bootstrap((difference,), np.mean, method="percentile", rng=np.random.default_rng(seed))
