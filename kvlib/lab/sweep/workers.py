@@ -16,7 +16,7 @@ from kvlib.lab.sweep.slurm import SlurmConfig
 CPU_WORKERS = 4  # at most, without GPUs: every kernel holds a model
 # A worker that dies is started again, and given up if it is not back by then. Dask's own 15 s are too short where loading torch
 # takes longer, and a cluster without workers would wait forever.
-LOST_AFTER = "10 min"
+LOST_AFTER = "10 minutes"
 RETRIES = 3  # of a run whose worker died; if that happens more often, the run itself is taken for the cause
 
 
