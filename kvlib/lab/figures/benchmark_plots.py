@@ -28,7 +28,7 @@ def plot_modes(modes: pd.DataFrame) -> Figure:
             look = style | {"linestyle": "", "capsize": 2, "elinewidth": 0.7}
             axis.errorbar(now["score"] + shift, past["score"], xerr=bars[0], yerr=bars[1], label=label(method), **look)
         axis.plot([0, 1], [0, 1], **LIMIT)
-        axis.set(xlabel=label("right, real-time"), ylabel=label("right, backward"), xlim=(-0.03, 1.03), ylim=(-0.03, 1.03))
+        axis.set(xlabel=label("right, real-time"), ylabel=label("right, backward"), xlim=(-0.06, 1.06), ylim=(-0.06, 1.06))
         legend_below(fig, ncols=2)
     return fig
 
