@@ -18,7 +18,7 @@ import os
 import sys
 from pathlib import Path
 
-# The batches have many sizes: without this the memory of an H100 became fragmented and ran out after 12 minutes.
+# The batches have many sizes. With this the allocator does not keep memory in blocks that fit only some of them.
 os.environ.setdefault("PYTORCH_CUDA_ALLOC_CONF", "expandable_segments:True")
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from training.loop import Settings, train  # noqa: E402

@@ -103,18 +103,17 @@ def steps(
     share, told = progress.seconds / settings.seconds, None
 
     def counted() -> dict:
-        progress.seconds = share * settings.seconds
         return dict(s=round(progress.seconds), step=progress.step, clips=progress.clips, answers=progress.answers)
 
     def save(clips: int, **values) -> None:
         found = monitor(trainer, packer, feed.pool, clips) if history.file else {}
         reads = share > RAMP and found.get("one chunk", {}).get("now", 0) >= READS
         feed.reads.value = feed.reads.value or reads
-        known, progress.reads = counted(), bool(feed.reads.value)
+        progress.reads = bool(feed.reads.value)
         if history.file:
             save_checkpoint(trainer.model, packer.tokenizer, settings.out)
             save_state(settings.out, trainer, optimizers, progress)
-        history.say(**known, rendered=feed.pool.rendered(), reads=progress.reads, monitor=found, saved=True, **values)
+        history.say(**counted(), rendered=feed.pool.rendered(), reads=progress.reads, monitor=found, saved=True, **values)
 
     trainer.model.train()
     while share < 1:
@@ -127,7 +126,7 @@ def steps(
         losses, latest = update(trainer, optimizers, ring, what, batch, (now, feed.reads.value), rate, share)
         if told is not None:  # of the step before, so that the device never waits for the host
             share, reads = told.tolist()
-            feed.reads.value = reads > 0
+            progress.seconds, feed.reads.value = share * settings.seconds, reads > 0
         told = latest
         progress.step += 1
         progress.clips += len(batch["clips"])
