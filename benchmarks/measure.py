@@ -13,13 +13,13 @@ from kvlib.families import family_of
 from kvlib.lab.video.calibration import head_size
 
 EARLY, SPAN = 100, 50  # the long stream's early chunk, and the number of chunks before and after it in the median
-STEP = 10_000  # tokens between the sizes that the search for the largest tries
 
 
 def measured(method, frames, tokens: int, repeats: int, device: torch.device) -> dict:
     """Medians over `repeats` chunks and questions with a cache of `tokens` tokens, after a warm-up.
 
-    Returns `seconds` of a chunk and of its stages, `ttft` (s), `decode_tokens_per_s`, `prompt_tokens` and `peak_bytes`.
+    Returns `seconds` of a chunk and of its stages, `ttft` (s), `decode_tokens_per_s`, `prompt_tokens` and `peak_bytes`, and the
+    `spread` of the chunk and of both numbers of the question: the least and the largest of the repeats.
     """
     method.fill(tokens)
     clock = Clock(device)
@@ -40,10 +40,11 @@ def measured(method, frames, tokens: int, repeats: int, device: torch.device) ->
         peak = peak_bytes(device)
     method.ask()
     asked = [method.ask() for _ in range(repeats)]
+    found = {name: [row[name] for row in asked] for name in ("ttft", "decode_tokens_per_s")}
     return {
         "seconds": seconds,
-        "ttft": statistics.median(row["ttft"] for row in asked),
-        "decode_tokens_per_s": statistics.median(row["decode_tokens_per_s"] for row in asked),
+        **{name: statistics.median(values) for name, values in found.items()},
+        "spread": {name: [min(values), max(values)] for name, values in {"chunk": spans["chunk"], **found}.items()},
         "prompt_tokens": asked[0]["prompt_tokens"],
         "peak_bytes": peak,
     }
@@ -64,12 +65,22 @@ def fits(make_for, frames, tokens: int) -> bool:
         return False
 
 
-def largest(make_for, frames, low: int, high: int) -> int:
-    """The most tokens that fit, in steps of `STEP`, by bisection. `low` must fit and `high` must not."""
-    while high - low > STEP:
-        middle = (low + high) // 2 // STEP * STEP
+def largest(make_for, frames, high: int) -> int:
+    """The most tokens that fit, by bisection between 0 and `high`, which cannot fit; in steps of 10,000 tokens, or of 1,000
+    below 200,000."""
+    low, step = 0, 10_000 if high > 200_000 else 1_000
+    high = -(-high // step) * step
+    while high - low > step:
+        middle = (low + high) // 2 // step * step
         low, high = (middle, high) if fits(make_for, frames, middle) else (low, middle)
     return low
+
+
+def bound(model, limit_bytes: int, dtype: torch.dtype) -> int:
+    """How many tokens' keys and values in `dtype` take all memory that the model leaves of `limit_bytes`."""
+    config = model.config.text_config
+    token = 2 * config.num_hidden_layers * config.num_key_value_heads * head_size(config) * dtype.itemsize
+    return (limit_bytes - torch.cuda.memory_allocated(model.device)) // token
 
 
 def ceilings(device: torch.device, dtype: torch.dtype) -> dict:

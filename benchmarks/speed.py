@@ -42,7 +42,7 @@ FRAMES = dict.fromkeys(("3b", "7b", *SISTERS), (4, 1080, 1920)) | {"reader": (2,
 LONG = dict.fromkeys(SISTERS, 250) | {"3b": 500, "7b": 250, "reader": 5_000}  # chunks of the long stream
 SMALL = (252, 448)  # height and width of the small frames
 WINDOW_S = 16  # seconds that the small frames' window holds
-SEARCHED = {"plain": (200_000, 240_000), "kvlib": (390_000, 430_000), "kvlib, 8-bit": (800_000, 860_000)}  # tokens
+SEARCHED = {"plain": torch.bfloat16, "kvlib": torch.bfloat16, "kvlib, 8-bit": EIGHT_BIT}  # how keys and values are stored
 
 
 class Results:
@@ -107,14 +107,15 @@ def run(name: str, device: torch.device, repeats: int, out: Path) -> None:
     small = [frames] if name == "reader" else [random_frames((count, *SMALL)) for count in (2, 8)]
     streams = [measure.long_stream(model, processor, few, WINDOW_S + 1, LONG[name], device) for few in small]
     results.keep("long_streams", streams)
-    if cuda and name == "3b":
+    if cuda and name != "reader":
         largest = {}
-        for method, (low, high) in SEARCHED.items():
+        for method, dtype in SEARCHED.items():
 
             def make_for(tokens: int, method=method):
                 return makers(model, processor, device, frames, tokens)[method]()
 
-            largest[method] = measure.largest(make_for, frames, low, high)
+            free_memory()
+            largest[method] = measure.largest(make_for, frames, measure.bound(model, found["limit_bytes"], dtype))
             results.keep("largest", largest)
 
 

@@ -42,6 +42,8 @@ def test_a_filled_cache_evicts_a_chunk_for_a_chunk(model, processor, frames, mod
     assert info["eviction_stats"]["total_evictions"] == 3  # two to warm up and two measured, the first of which still fits
     assert set(measured["seconds"]) == {"prepare", "vision", "evict", "evict, mean", "language", "chunk"}
     assert measured["seconds"]["chunk"] > measured["seconds"]["vision"] > 0
+    low, high = measured["spread"]["chunk"]
+    assert 0 < low <= measured["seconds"]["chunk"] <= high
 
 
 @torch.no_grad()
@@ -95,6 +97,12 @@ def test_a_target_is_met_or_missed():
     assert verdicts["whole chunk at 130k tokens, times faster than plain"] is False
     verdicts = {what: met for what, _, _, met in draw.bars(RESULTS)}
     assert verdicts["whole chunk at 130k tokens, times faster than plain"] is True
+
+
+@pytest.mark.parametrize(("most", "high", "found"), [(123_456, 250_001, 120_000), (61_500, 150_000, 61_000), (900, 40_000, 0)])
+def test_the_largest_cache_is_found_by_bisection(most, high, found, monkeypatch):
+    monkeypatch.setattr(measure, "fits", lambda make_for, frames, tokens: tokens <= most)
+    assert measure.largest(None, None, high) == found
 
 
 def test_the_readme_says_what_was_measured():
