@@ -208,6 +208,30 @@ def test_on_a_gpu_with_captured_graphs_the_results_are_those_of_a_cpu(model, pro
     assert torch.equal(next_logits(fast), before)
 
 
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+def test_on_a_gpu_chunks_that_are_undone_leave_no_trace(model, processor, partly_static):
+    """Graphs read the buffers that they were captured with, and an undone chunk is written to other buffers."""
+    config = EvictionConfig(room_for(model, processor, partly_static(4, 0)))
+    moved = copy.deepcopy(model).to("cuda", torch.bfloat16)
+    streamed, undisturbed = (VideoStreamingInference(moved, processor, "cuda", config) for _ in range(2))
+    for seed in range(8):
+        if seed > 3:
+            before, logits = streamed.cache_manager.fingerprint(), next_logits(streamed)
+            with streamed.cache_manager.undone():
+                for other in (20, 21):
+                    streamed.append_video_chunk(partly_static(4, seed + other))
+                streamed.ask(QUESTION, max_new_tokens=6, do_sample=False)
+                assert not torch.equal(next_logits(streamed), logits)
+            assert streamed.cache_manager.fingerprint() == before
+            assert torch.equal(next_logits(streamed), logits)
+        for engine in (streamed, undisturbed):
+            engine.append_video_chunk(partly_static(4, seed))
+    expected, found = next_logits(undisturbed), next_logits(streamed)
+    assert (found - expected).norm() / expected.norm() < 0.01
+    answers = [engine.ask(QUESTION, max_new_tokens=6, do_sample=False)[0] for engine in (streamed, undisturbed)]
+    assert answers[0] == answers[1]
+
+
 def test_its_time_and_memory_are_forecast(model, processor):
     size, device = (4, 56, 84), torch.device("cpu")
     made = forecast(model.config, processor, size, 2.0, 1000, device)
