@@ -2,10 +2,12 @@
 
 import json
 import os
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
+from safetensors.torch import load_file, save_file
 
 
 @dataclass
@@ -38,19 +40,43 @@ def state_path(out: Path) -> Path:
     return out / "training_state.pt"
 
 
+def heads_path(out: Path) -> Path:
+    return out / "heads.safetensors"
+
+
 def save_state(out: Path, trainer, optimizers: list, progress: Progress) -> None:
-    """Write what `load_state` needs: weights in fp32, heads and moments, too large to be committed. The file is replaced at
-    once."""
+    """Write what `load_state` needs beside the checkpoint: the weights in fp32, heads and moments, too large to be committed; and
+    the heads in bf16. Each file is replaced at once."""
     state = dict(trainer=trainer.state_dict(), optimizers=[optimizer.state_dict() for optimizer in optimizers])
-    new = state_path(out).with_suffix(".new")
-    torch.save(state | dict(progress=asdict(progress)), new)
-    os.replace(new, state_path(out))
+    _replace(state_path(out), lambda new: torch.save(state | dict(progress=asdict(progress)), new))
+    heads = {name: value.cpu().bfloat16() for name, value in trainer.glyph_head.state_dict().items()}
+    _replace(heads_path(out), lambda new: save_file(heads, new))
 
 
 def load_state(out: Path, trainer, optimizers: list) -> Progress:
-    """Load what `save_state` wrote, of a model of the same size."""
+    """Load what `save_state` wrote, of a model of the same size.
+
+    Without the large file, as in a clone of the repository, weights and heads are those of the checkpoint, in bf16, and the
+    moments begin at zero.
+    """
+    if not state_path(out).exists():
+        return _load_checkpoint(out, trainer)
     state = torch.load(state_path(out), map_location=trainer.device)
     trainer.load_state_dict(state["trainer"])
     for optimizer, saved in zip(optimizers, state["optimizers"], strict=True):
         optimizer.load_state_dict(saved)
     return Progress(**state["progress"])
+
+
+def _load_checkpoint(out: Path, trainer) -> Progress:
+    loaded = type(trainer.model).from_pretrained(out, dtype=torch.float32)
+    trainer.model.load_state_dict(loaded.state_dict())
+    trainer.glyph_head.load_state_dict(load_file(heads_path(out)))
+    saved = [line for line in map(json.loads, (out / "log.jsonl").read_text().splitlines()) if line.get("saved")][-1]
+    return Progress(saved["s"], *(saved[name] for name in ("step", "clips", "answers", "reads")))
+
+
+def _replace(path: Path, write: Callable[[Path], object]) -> None:
+    new = path.with_suffix(".new")
+    write(new)
+    os.replace(new, path)

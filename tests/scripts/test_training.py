@@ -19,12 +19,12 @@ from kvlib.ops.positions import chunk_positions
 sys.path.insert(0, str(paths.ROOT / "data"))
 
 from training import loop  # noqa: E402
-from training.history import History, Progress, load_state, save_state  # noqa: E402
+from training.history import History  # noqa: E402
 from training.model import checkpoint, checks  # noqa: E402
 from training.model.blocks import branch_mask  # noqa: E402
 from training.model.muon import Muon  # noqa: E402
 from training.model.trainer import Trainer  # noqa: E402
-from training.settings import GRIDS, IN_VIEW, Settings, font_families  # noqa: E402
+from training.settings import GRIDS, IN_VIEW, font_families  # noqa: E402
 from training.streams import batches, schedule  # noqa: E402
 from training.streams import packer as packing
 
@@ -174,40 +174,6 @@ def test_the_log_counts_the_runs_and_only_the_first_rank_writes(tmp_path):
     assert again.runs == 2
     again.say(s=13)
     assert len((tmp_path / "log.jsonl").read_text().splitlines()) == 3
-
-
-def test_a_training_goes_on_as_if_it_had_not_been_interrupted(packer, tmp_path):
-    def one_step(trainer, optimizers, seed):
-        torch.manual_seed(seed)
-        trainer.zero_grad()
-        for parameter in trainer.parameters():
-            parameter.grad = torch.randn_like(parameter)
-        for optimizer in optimizers:
-            optimizer.step()
-
-    def fresh():
-        trainer = Trainer(checkpoint.build_model(packer.tokenizer, "tiny"), torch.device("cpu"))
-        return trainer, loop.make_optimizers(trainer)
-
-    trainer, optimizers = fresh()
-    one_step(trainer, optimizers, 0)
-    progress = Progress(seconds=12.5, step=7, clips=70, answers=140, reads=True)
-    save_state(tmp_path, trainer, optimizers, progress)
-    one_step(trainer, optimizers, 1)
-    again, its_optimizers = fresh()
-    assert load_state(tmp_path, again, its_optimizers) == progress
-    one_step(again, its_optimizers, 1)
-    for one, other in zip(trainer.parameters(), again.parameters(), strict=True):
-        assert torch.equal(one, other)
-
-
-def test_a_run_overwrites_no_other_and_goes_on_from_nothing(tmp_path):
-    for _ in range(2):  # also after a run that ended before its first checkpoint
-        with pytest.raises(FileNotFoundError, match="leave out --resume"):
-            loop.train(Settings(None, tmp_path, 1, resume=True))
-        (tmp_path / "log.jsonl").write_text("{}\n")
-    with pytest.raises(FileExistsError, match="give --resume"):
-        loop.train(Settings(None, tmp_path, 1))
 
 
 def test_a_checkpoint_is_replaced_whole(tmp_path, packer, monkeypatch):
