@@ -3,6 +3,7 @@
     make full        # the list, then all of it: most of a day on 2 cores
     .venv/bin/python data/full.py --list        # the list alone
     .venv/bin/python data/full.py lengths recall        # some of it
+    .venv/bin/python data/full.py --jobs 6        # several steps at a time, where there are cores for them
 
 Everything is made from one commit, in `results/full/`: the folder must be without uncommitted changes. A step that has ended is not
 run again on the same commit. When all steps have ended, their files are copied over the committed ones. The numbers in the
@@ -15,6 +16,7 @@ import shutil
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -30,11 +32,13 @@ ANSWERS = [sys.executable, "benchmarks/answers.py"]
 @dataclass(frozen=True)
 class Step:
     """minutes: about how long on 2 cores. command: with {out} for the step's own folder. copies: {file in that folder: where its
-    copy belongs}; a name with * stands for several files."""
+    copy belongs}; a name with * stands for several files. alone: whether no other step may run at the same time, because it
+    measures times."""
 
     minutes: int
     command: tuple[str, ...]
     copies: dict[str, str]
+    alone: bool = False
 
 
 def notebook(name: str, figures: str, minutes: int, report: str, **parameters) -> Step:
@@ -74,6 +78,7 @@ STEPS = {
             f"{sys.executable} benchmarks/speed.py {SPEED} && {sys.executable} benchmarks/draw.py {{out}}/cpu_reader.json",
         ),
         {"cpu_reader.*": "benchmarks/results"},
+        alone=True,
     ),
 }
 
@@ -107,13 +112,17 @@ def run(name: str, at: str) -> bool:
     return ended.returncode == 0
 
 
-def redo(names: list[str], at: str) -> list[str]:
-    """Run steps on the commit `at`, and copy their files over the committed ones when all have ended well; returns the names of
-    those that failed.
+def redo(names: list[str], at: str, jobs: int = 1) -> list[str]:
+    """Run steps on the commit `at`, `jobs` at a time, and copy their files over the committed ones when all have ended well;
+    returns the names of those that failed.
 
     Raises FileNotFoundError, before anything is copied, when a file that belongs there was not made.
     """
-    failed = [name for name in names if not run(name, at)]
+    together = [name for name in names if not STEPS[name].alone]
+    with ThreadPoolExecutor(jobs) as pool:
+        ended = dict(zip(together, pool.map(lambda name: run(name, at), together), strict=True))
+    ended |= {name: run(name, at) for name in names if STEPS[name].alone}
+    failed = [name for name in names if not ended[name]]
     if failed:
         return failed
     for path, target in [made for name in names for made in files_of(name)]:
@@ -140,6 +149,7 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("steps", nargs="*", metavar="STEP", help="by default all")
     parser.add_argument("--list", action="store_true", help="print the steps and how long they take, and stop")
+    parser.add_argument("--jobs", type=int, default=1, help="steps at a time; one that measures times runs alone")
     options = parser.parse_args()
     chosen = options.steps or list(STEPS)
     if unknown := set(chosen) - set(STEPS):
@@ -151,7 +161,7 @@ if __name__ == "__main__":
         raise SystemExit(0)
     if "evaluation" in chosen and not (paths.ROOT / ".fonts" / "fonts.json").exists():
         raise SystemExit("there is no .fonts/fonts.json: data/README.md says how to collect the fonts")
-    if failed := redo(chosen, commit()):
+    if failed := redo(chosen, commit(), options.jobs):
         raise SystemExit(
             f"nothing was copied, because these failed: {', '.join(failed)}. Start again: the others are not run again"
         )

@@ -97,6 +97,16 @@ def test_a_step_that_has_ended_on_this_commit_is_not_run_again(small, tmp_path):
     assert (tmp_path / "kept" / "first.csv").read_text() == (tmp_path / "kept" / "second.csv").read_text() == "new\n"
 
 
+def test_steps_run_side_by_side_but_for_one_that_measures_times(small, tmp_path):
+    """Each of the first two waits for the other, and the last sees that both have ended."""
+    meet = "while [ ! -e {out}/../%s/%s.csv ]; do sleep 0.02; done; touch {out}/ended"
+    small(meet % ("second", "second"), meet % ("first", "first"))
+    check = ("sh", "-c", "test -e {out}/../first/ended && test -e {out}/../second/ended && touch {out}/third.csv")
+    full.STEPS["third"] = full.Step(1, check, {"third.csv": "kept"}, alone=True)
+    assert full.redo(["third", "first", "second"], "abc", jobs=2) == []
+    assert (tmp_path / "kept" / "third.csv").exists()
+
+
 def test_nothing_is_copied_when_a_step_fails(small, tmp_path):
     small("exit 0", "exit 3")
     assert full.redo(["first", "second"], "abc") == ["second"]
