@@ -19,7 +19,8 @@ OTHERS = [GLOSSARY, "CONTRIBUTING.md", "CHANGELOG.md", "benchmarks/README.md", "
 DOCUMENTS = [*(name for pair in PAIRS for name in pair), *OTHERS]
 TERMS = [
     "Chunk", "Temporal grid", "Merged patch", "Sink", "Window", "History", "Budget", "Position gap", "M-RoPE", "Re-rotation",
-    "Snapshot", "Fingerprint", "Prefill", "Decode", "TTFT", "CER", "L1, L2, L3", "Position modes",
+    "Snapshot", "Fingerprint", "Prefill", "Decode", "TTFT", "CER", "L1, L2, L3", "Position modes", "Archive, recall",
+    "Embedded reader", "Criterion",
 ]  # fmt: skip
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 
