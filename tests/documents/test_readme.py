@@ -53,6 +53,8 @@ def test_recall_over_age_is_that_of_the_full_size_report():
     assert f"interval over streams {low:.1%} to {high:.1%}, {n:.0f} answers of 50 streams of 48 chunks and 20 of 200" in README
     assert "50 streams of 48 chunks and 20 of 200." in report
     assert all(float(re.search(old.format(name), report)[1]) == 0 for name in ("remap", "random"))
+    kept = float(re.search(old.format("surprise"), report)[1])
+    assert f"a window of the same budget answers none of them, and the policy `surprise` {kept:.1%}" in README
     better = re.search(r"minus the true chunk \+([\d.]+) \[\+([\d.]+), \+([\d.]+)\]", report).groups()
     assert "difference {:.1f} points, {:.0f} to {:.1f}".format(*(100 * float(points) for points in better)) in README
     (unchanged,) = re.findall(r"fingerprint is as before: ([\d,]+ of [\d,]+)", report)
