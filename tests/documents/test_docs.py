@@ -91,6 +91,12 @@ def test_both_languages_give_the_same_numbers(first, second):
 
 
 @pytest.mark.parametrize(("first", "second"), PAIRS)
+def test_both_languages_name_the_same_options_and_files(first, second):
+    english, chinese = ({" ".join(code.split()) for code in re.findall("`([^`]+)`", prose(name))} for name in (first, second))
+    assert {code for code in english ^ chinese if "<" not in code} == set(), "a place for a name, <...>, is translated"
+
+
+@pytest.mark.parametrize(("first", "second"), PAIRS)
 def test_both_languages_have_tables_of_the_same_shape(first, second):
     english, chinese = ([row.count(" | ") for row in prose(name).splitlines() if row[:1] == "|"] for name in (first, second))
     assert english == chinese
