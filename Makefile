@@ -33,7 +33,8 @@ test: setup  ## ruff, import rules, pytest, and all notebooks with small paramet
 attack: setup  ## every injected fault of the engine's tests, of which `make test` takes a sample
 	ATTACK=all $(BIN)/python -m pytest -q tests/attack
 
-lab: setup  ## open copies of the notebooks in JupyterLab; they lie in results/lab/ and are yours
+# Jupyter refuses root without being told, and in a container everybody is root. LAB: more options, such as --port=9999.
+lab: setup  ## JupyterLab with the page of results and with copies of the notebooks; they lie in results/lab/ and are yours
 	@mkdir -p results/lab/.original
 	@for notebook in notebooks/*.ipynb; do \
 	    name=$$(basename "$$notebook"); \
@@ -44,7 +45,9 @@ lab: setup  ## open copies of the notebooks in JupyterLab; they lie in results/l
 	        echo "$$notebook has changed since results/lab/$$name was copied: rename the copy to get the new one"; \
 	    fi; \
 	done
-	$(BIN)/jupyter lab results/lab
+	@$(BIN)/kvlib page >/dev/null || echo "the page of results could not be written; JupyterLab opens without it"
+	$(BIN)/jupyter lab results --LabApp.default_url=/lab/tree/index.html \
+	    $(if $(filter 0,$(shell id -u)),--allow-root) $(LAB)
 
 figures: setup  ## redraw figures/ from the data stored beside them, without a model
 	$(BIN)/kvlib figures

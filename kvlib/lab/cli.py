@@ -151,6 +151,26 @@ def figures(
 
 
 @app.command()
+def page(
+    folder: Annotated[Path | None, typer.Argument(metavar="FOLDER", help="An earlier OUTPUT_DIR; by default results/.")] = None,
+) -> None:
+    """Write the page index.html of a folder with results again, such as after notebooks were run in JupyterLab.
+
+    Exit status: 0; 2 for a folder that is not there or cannot be written to.
+    """
+    from kvlib.lab.report import paths
+    from kvlib.lab.report.index import write_index
+
+    if folder is not None and not folder.is_dir():
+        raise typer.BadParameter(f"no folder {folder}: give one in which a run has left its reports")
+    results, figures = (folder.resolve(),) * 2 if folder else (paths.RESULTS, paths.figure_dir())
+    try:
+        typer.echo(paths.shown(write_index(results, figures)))
+    except OSError as error:
+        raise typer.BadParameter(str(error)) from error
+
+
+@app.command()
 def ask(
     video: Annotated[str, typer.Argument(metavar="VIDEO", help="A video file, or the address of a live source.")],
     question: Annotated[str, typer.Argument(metavar="QUESTION", help="In quotes, such as 'What is the title of this video?'")],

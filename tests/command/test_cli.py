@@ -11,10 +11,11 @@ import pytest
 import kvlib.lab.ask
 from kvlib import EvictionConfig, VideoStreamingInference
 from kvlib.lab.report import paths
+from kvlib.lab.report.report import Report
 from kvlib.lab.study.clips import write_video
 from kvlib.video import VideoChunks
 
-COMMANDS = ("workbook", "sweep", "figures", "ask", "subtitles", "benchmark", "doctor")
+COMMANDS = ("workbook", "sweep", "figures", "page", "ask", "subtitles", "benchmark", "doctor")
 CLIP = paths.DATA / "clips/short.mp4"
 
 
@@ -23,7 +24,7 @@ def test_help_explains_every_option_and_the_exit_status(kvlib, command):
     status, shown = kvlib(command, "--help")
     assert status == 0
     assert f"Usage: root {command}" in shown and "Exit status: 0" in shown
-    options = {"workbook": ["-p"], "sweep": ["-g", "--measure", "--out", "--scheduler", "--slurm"], "figures": [],
+    options = {"workbook": ["-p"], "sweep": ["-g", "--measure", "--out", "--scheduler", "--slurm"], "figures": [], "page": [],
                "ask": ["--at", "--model", "--budget", "--chunk-frames", "--drop-static"],
                "subtitles": ["-o", "--every", "--language", "--model", "--budget", "--chunk-frames", "--drop-static"],
                "benchmark": ["--data", "--repo", "--model", "--out", "--mode", "--budget", "--policy", "--positions",
@@ -46,6 +47,14 @@ def test_help_loads_nothing_that_is_slow():
     )
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert found.stdout.splitlines()[-1] == "[]"
+
+
+def test_the_page_of_a_folder_is_written_again(kvlib, tmp_path):
+    Report("01_sink_detection", {}, 0, "cpu", str(tmp_path)).write()
+    assert kvlib("page", str(tmp_path)) == (0, f"{tmp_path}/index.html")
+    assert "01_sink_detection" in (tmp_path / "index.html").read_text()
+    status, shown = kvlib("page", str(tmp_path / "absent"))
+    assert status == 2 and "no folder" in shown and "absent" in shown
 
 
 def test_a_sweep_that_cannot_be_read_is_a_wrong_argument(kvlib):

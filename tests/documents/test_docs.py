@@ -1,8 +1,9 @@
-"""What stands beside the code: both READMEs say the same, links lead somewhere, and hooks and CI run what `make` runs."""
+"""What stands beside the code: both languages say the same, links lead somewhere, and hooks and CI run what `make` runs."""
 
 import re
 import tomllib
 from collections import Counter
+from pathlib import PurePosixPath
 
 import pytest
 import yaml
@@ -13,10 +14,13 @@ from kvlib.evictor import POSITION_MODES
 from kvlib.lab.report.paths import ROOT
 
 ENGLISH, CHINESE, GLOSSARY = "README.md", "README.zh.md", "docs/glossary.md"
-DOCUMENTS = [ENGLISH, CHINESE, GLOSSARY, "CONTRIBUTING.md", "benchmarks/README.md", "data/README.md", "data/reader/README.md"]
+PAIRS = [(ENGLISH, CHINESE), ("docs/own_video.md", "docs/own_video.zh.md"), ("docs/commands.md", "docs/commands.zh.md")]
+OTHERS = [GLOSSARY, "CONTRIBUTING.md", "CHANGELOG.md", "benchmarks/README.md", "data/README.md", "data/reader/README.md"]
+DOCUMENTS = [*(name for pair in PAIRS for name in pair), *OTHERS]
 TERMS = [
     "Chunk", "Temporal grid", "Merged patch", "Sink", "Window", "History", "Budget", "Position gap", "M-RoPE", "Re-rotation",
-    "Snapshot", "Fingerprint", "Prefill", "Decode", "TTFT", "CER", "L1, L2, L3", "Position modes",
+    "Snapshot", "Fingerprint", "Prefill", "Decode", "TTFT", "CER", "L1, L2, L3", "Position modes", "Archive, recall",
+    "Embedded reader", "Criterion",
 ]  # fmt: skip
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 
@@ -40,31 +44,83 @@ def loaded(name: str) -> dict:
 
 
 def pictures(name: str) -> list[str]:
-    return re.findall(r"!\[[^\]]*\]\(([^)\s]+)\)", prose(name))
+    return [first or second for first, second in re.findall(r'!\[[^\]]*\]\(([^)\s]+)\)|<img src="([^"]+)"', prose(name))]
 
 
-def test_the_readmes_have_the_same_headings():
-    english, chinese = (re.findall(r"^(#+) \S", prose(name), re.MULTILINE) for name in (ENGLISH, CHINESE))
+def targets(name: str) -> set[str]:
+    """What a document links to, without places in a page; a page that is in both languages counts by its English name."""
+    links = {target.split("#")[0].replace(".zh.md", ".md") for target in LINK.findall(prose(name))}
+    return links - {"", PurePosixPath(name.replace(".zh.md", ".md")).name}
+
+
+def slugs(name: str) -> set[str]:
+    """The addresses of a page's headings, as GitHub makes them."""
+    heads = re.findall(r"^#+ (.+)$", prose(name), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", head.lower()).replace(" ", "-") for head in heads}
+
+
+def test_every_document_is_known():
+    found = {path.relative_to(ROOT).as_posix() for path in [*ROOT.glob("*.md"), *ROOT.glob("docs/*.md")]}
+    assert found <= set(DOCUMENTS), "a new page belongs to DOCUMENTS, in both languages to PAIRS"
+
+
+@pytest.mark.parametrize(("first", "second"), PAIRS)
+def test_both_languages_have_the_same_headings(first, second):
+    english, chinese = (re.findall(r"^(#+) \S", prose(name), re.MULTILINE) for name in (first, second))
     assert len(english) > 2
     assert english == chinese
 
 
-def test_the_readmes_have_the_same_code_apart_from_comments():
-    english, chinese = ([COMMENT.sub("", block) for block in FENCE.findall(text(name))] for name in (ENGLISH, CHINESE))
-    assert len(english) > 2
+@pytest.mark.parametrize(("first", "second"), PAIRS)
+def test_both_languages_have_the_same_code_apart_from_comments(first, second):
+    english, chinese = ([COMMENT.sub("", block) for block in FENCE.findall(text(name))] for name in (first, second))
+    assert len(english) > 1
     assert english == chinese
 
 
-def test_the_readmes_show_the_same_pictures_and_link_the_same_files():
-    assert pictures(ENGLISH) == pictures(CHINESE) != []
-    english, chinese = (set(LINK.findall(prose(name))) - {ENGLISH, CHINESE} for name in (ENGLISH, CHINESE))
+@pytest.mark.parametrize(("first", "second"), PAIRS)
+def test_both_languages_show_the_same_pictures_and_link_the_same_files(first, second):
+    assert pictures(first) == pictures(second)
+    assert targets(first) == targets(second)
+
+
+@pytest.mark.parametrize(("first", "second"), PAIRS)
+def test_both_languages_give_the_same_numbers(first, second):
+    english, chinese = (Counter(NUMBER.findall(prose(name))) for name in (first, second))
     assert english == chinese
 
 
-def test_the_readmes_give_the_same_numbers():
-    english, chinese = (Counter(NUMBER.findall(prose(name))) for name in (ENGLISH, CHINESE))
-    assert english.total() > 20
+@pytest.mark.parametrize(("first", "second"), PAIRS)
+def test_both_languages_name_the_same_options_and_files(first, second):
+    english, chinese = ({" ".join(code.split()) for code in re.findall("`([^`]+)`", prose(name))} for name in (first, second))
+    assert {code for code in english ^ chinese if "<" not in code} == set(), "a place for a name, <...>, is translated"
+
+
+@pytest.mark.parametrize(("first", "second"), PAIRS)
+def test_both_languages_have_tables_of_the_same_shape(first, second):
+    english, chinese = ([row.count(" | ") for row in prose(name).splitlines() if row[:1] == "|"] for name in (first, second))
     assert english == chinese
+
+
+def test_the_readme_has_pictures_and_numbers():
+    assert len(pictures(ENGLISH)) > 3 and len(NUMBER.findall(prose(ENGLISH))) > 100
+
+
+def test_the_readme_begins_with_what_it_is_for_one_picture_two_commands_and_what_is_not_shown():
+    start, *sections = prose(ENGLISH).split("\n## ")
+    asked = [
+        "kvlib streams a video",
+        "figures/full_size/06_recall.png",
+        "Two commands",
+        "What is not shown",
+        "results/index.html",
+        GLOSSARY,
+    ]
+    assert sorted(asked, key=start.index) == asked and start.count("![") + start.count("<img ") == 1
+    assert [section.splitlines()[0] for section in sections] == [
+        "Your own video and card", "What was found", "Notebooks", "In ten lines", "Other projects", "What is missing",
+        "How to cite", "License",
+    ]  # fmt: skip
 
 
 def test_numbers_are_found_in_either_language():
@@ -75,15 +131,20 @@ def test_numbers_are_found_in_either_language():
         assert NUMBER.findall(found) == ["95%", "1,000", "12.5%", "7.4"]
 
 
-def test_the_chinese_readme_leads_to_the_english_one():
-    assert f"]({ENGLISH})" in text(CHINESE).splitlines()[0]
+@pytest.mark.parametrize(("first", "second"), PAIRS)
+def test_the_first_line_leads_to_the_other_language(first, second):
+    for name, other in ((first, second), (second, first)):
+        assert f"]({PurePosixPath(other).name})" in text(name).splitlines()[0]
 
 
 @pytest.mark.parametrize("name", DOCUMENTS)
 def test_relative_links_lead_to_files(name):
-    targets = [target.split("#")[0] for target in LINK.findall(prose(name)) if ":" not in target]
-    missing = [target for target in targets if not ((ROOT / name).parent / target).exists()]
-    assert not missing
+    assert [picture for picture in pictures(name) if not ((ROOT / name).parent / picture).is_file()] == []
+    links = [target.partition("#") for target in LINK.findall(prose(name)) if ":" not in target]
+    assert [target for target, _, _ in links if not ((ROOT / name).parent / target).exists()] == []
+    for target, _, place in links:
+        page = ((ROOT / name).parent / target).resolve() if target else ROOT / name
+        assert not place or place in slugs(page.relative_to(ROOT).as_posix()), f"{target}#{place}"
 
 
 @pytest.mark.parametrize("name", DOCUMENTS)
@@ -111,9 +172,9 @@ def test_commands_go_through_the_console_command(name):
 
 
 def test_make_targets_that_are_named_exist():
-    targets = set(re.findall(r"^([a-z]+):", text("Makefile"), re.MULTILINE))
-    named = {target for name in (ENGLISH, CHINESE, "CONTRIBUTING.md") for target in re.findall(r"`make ([a-z]+)`", text(name))}
-    assert {"test", "figures"} <= named <= targets
+    known = set(re.findall(r"^([a-z]+):", text("Makefile"), re.MULTILINE))
+    named = {target for name in DOCUMENTS for target in re.findall(r"`make ([a-z]+)`", text(name))}
+    assert {"test", "figures"} <= named <= known
 
 
 def test_the_citation_is_of_this_version():

@@ -1,10 +1,12 @@
 """The numbers in the README are those of the committed tables."""
 
 import json
+import re
 
 import pandas as pd
 
 from kvlib.lab.report import paths
+from kvlib.lab.report.statistics import wilson
 from kvlib.lab.study import statistics
 
 README = " ".join((paths.ROOT / "README.md").read_text().split())
@@ -28,6 +30,54 @@ def test_retention_is_that_of_the_full_size_table():
     assert f"keeps {surprise.min():.1%} to {surprise.max():.1%} at every age" in README
     assert table.loc[("sink_window", 16), "correct"] == 0
     assert (table["n"] == 200).all()
+
+
+def test_retention_of_the_other_policies_is_that_of_the_full_size_table():
+    table = pd.read_csv(paths.ROOT / "figures/full_size/data/05_retention_scores.csv").set_index(["contender", "age"])
+    uniform, chance = (table.loc[name, "accuracy"] for name in ("uniform", "random"))
+    uniform, chance = uniform[uniform.index >= 12], chance[chance.index >= 12]
+    assert f"keeps {uniform.min():.1%} to {uniform.max():.0%} of what is 12 chunks old or more" in README
+    assert f"(`random`) {chance.min():.1%} to {chance.max():.1%}." in README
+    report = (paths.ROOT / "figures/full_size/05_policy_comparison_report.txt").read_text()
+    (longer,) = re.findall(r"takes (\d+) times as long to the first token", report)
+    assert f"takes {longer} times as long to the first token" in README
+    now = [float(share) for share in re.findall(r"now, (?!none|last_n)\w+: ([\d.]+)", report)]
+    assert all(round(share, 2) == 0.94 for share in now if share != 0.945) and "evicting policies (94%)" in README
+
+
+def test_recall_over_age_is_that_of_the_full_size_report():
+    report = (paths.ROOT / "figures/full_size/06_recall_report.txt").read_text()
+    old = r"cards at least 10 chunks old, {}: ([\d.]+) \(95% interval ([\d.]+) to ([\d.]+)\), n = (\d+)"
+    share, low, high, n = map(float, re.search(old.format("recall 2"), report).groups())
+    assert f"recall of two chunks answers {share:.1%} of the questions" in README
+    assert f"interval over streams {low:.1%} to {high:.1%}, {n:.0f} answers of 50 streams of 48 chunks and 20 of 200" in README
+    assert "50 streams of 48 chunks and 20 of 200." in report
+    assert all(float(re.search(old.format(name), report)[1]) == 0 for name in ("remap", "random"))
+    kept = float(re.search(old.format("surprise"), report)[1])
+    assert f"a window of the same budget answers none of them, and the policy `surprise` {kept:.1%}" in README
+    better = re.search(r"minus the true chunk \+([\d.]+) \[\+([\d.]+), \+([\d.]+)\]", report).groups()
+    assert "difference {:.1f} points, {:.0f} to {:.1f}".format(*(100 * float(points) for points in better)) in README
+    (unchanged,) = re.findall(r"fingerprint is as before: ([\d,]+ of [\d,]+)", report)
+    assert f"after {unchanged} questions" in README
+
+
+def test_the_reader_is_that_of_its_evaluation():
+    kinds = json.loads((paths.READER / "evaluation.json").read_text())["kinds"]
+    line = next(row for row in kinds if (row["condition"], row["kind"]) == ("chunks of 2 frames", "current line"))
+    assert f"reads {line['accuracy']:.0%} of current lines exactly, at a character error rate of {line['cer']:.1%}" in README
+    lines = pd.read_csv(paths.ROOT / "figures/data/03_lines_lines.csv")
+    lines = lines[lines["asked"]]
+    low, _ = wilson(int(lines["found"].sum()), len(lines))
+    assert f"reads {lines['found'].sum()} of {len(lines)} lines (Wilson interval {low:.0%} to 100%)" in README
+
+
+def test_eight_bits_and_tokens_that_fit_are_those_of_the_benchmarks():
+    stored = pd.read_csv(RESULTS / "eight_bit.csv").set_index("stored as")
+    small, whole = stored.loc["torch.float8_e4m3fn"], stored.loc["torch.float32"]
+    assert f"{small['backward']:.1%} of its backward answers are right against {whole['backward']:.1%} in fp32" in README
+    assert f"interval of the difference {100 * small['low']:.0f} to {100 * small['high']:.1f} points" in README
+    most = json.loads((RESULTS / "h200_3b.json").read_text())["largest"]
+    assert f"{most['kvlib']:,} tokens fit (the loop: {most['plain']:,}), or {most['kvlib, 8-bit']:,} with" in README
 
 
 def test_strategies_are_those_of_the_full_size_table():

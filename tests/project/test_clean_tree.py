@@ -12,12 +12,20 @@ import pytest
 from kvlib.lab.report.paths import ROOT
 
 LEFT_OUT = shutil.ignore_patterns(".git", ".venv", "results", "__pycache__", ".*_cache", ".hypothesis", "*.egg-info", ".fonts")
-# In the place of JupyterLab: saves every notebook of the folder as Lab does, with outputs and the kernel's metadata.
+# In the place of the environment's command: the same command, of the clone.
+KVLIB = f"""#!{sys.executable}
+import sys
+sys.path.insert(0, ".")
+from kvlib.lab.cli import app
+app()
+"""
+# In the place of JupyterLab: saves every notebook of lab/ as Lab does, with outputs and the kernel's metadata.
 SAVES_LIKE_LAB = f"""#!{sys.executable}
 import json, sys
 from pathlib import Path
 assert sys.argv[1] == "lab"
-for path in Path(sys.argv[2]).glob("*.ipynb"):
+Path("arguments").write_text(" ".join(sys.argv[2:]))
+for path in (Path(sys.argv[2]) / "lab").glob("*.ipynb"):
     content = json.loads(path.read_text())
     content["metadata"]["language_info"]["version"] = "3.11.9"
     content["cells"][1].update(execution_count=7, outputs=[dict(output_type="stream", name="stdout", text=["mine"])])
@@ -41,12 +49,18 @@ def clone(tmp_path):
     git(folder, "add", "--all")
     git(folder, "commit", "--quiet", "--message", "all")
     (folder / ".venv/bin").mkdir(parents=True)
+    script(folder / ".venv/bin/kvlib", KVLIB)
     (folder / ".venv/.ready").touch()
     return folder
 
 
-def make(folder, target: str, stdin=subprocess.DEVNULL) -> str:
-    done = subprocess.run(["make", target], cwd=folder, stdin=stdin, capture_output=True, text=True, timeout=120)
+def script(path, content: str) -> None:
+    path.write_text(content)
+    path.chmod(0o755)
+
+
+def make(folder, *arguments: str, stdin=subprocess.DEVNULL) -> str:
+    done = subprocess.run(["make", *arguments], cwd=folder, stdin=stdin, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
     return done.stdout
 
@@ -68,9 +82,9 @@ def test_a_run_changes_no_committed_file(clone):
 
 def test_lab_opens_copies_that_keep_what_was_done_in_them(clone):
     jupyter = clone / ".venv/bin/jupyter"
-    jupyter.write_text(SAVES_LIKE_LAB)
-    jupyter.chmod(0o755)
+    script(jupyter, SAVES_LIKE_LAB)
     make(clone, "lab")
+    (clone / "arguments").unlink()
     assert git(clone, "status", "--porcelain") == ""
     mine = clone / "results/lab/02_oom_free.ipynb"
     assert json.loads(mine.read_text())["cells"][1]["outputs"][0]["text"] == ["mine"]
@@ -88,6 +102,25 @@ def test_lab_opens_copies_that_keep_what_was_done_in_them(clone):
         newer.write("\n")
     make(clone, "lab")
     assert untouched.read_text() == (clone / "notebooks/01_sink_detection.ipynb").read_text(), "a copy without work in it"
+
+
+def test_lab_opens_with_the_page_of_the_results(clone):
+    script(clone / ".venv/bin/jupyter", SAVES_LIKE_LAB)
+    report = dict(criteria=[dict(id="A1", verdict="PASS", description="of a run in Lab", measured=1)], conclusion="")
+    (clone / "results").mkdir()
+    (clone / "results/01_sink_detection_report.json").write_text(json.dumps(report))
+    make(clone, "lab", "LAB=--port=1234")
+    folder, opened, *rest = (clone / "arguments").read_text().split()
+    assert opened == "--LabApp.default_url=/lab/tree/index.html"
+    assert "of a run in Lab" in (clone / folder / "index.html").read_text()
+    assert rest == ["--allow-root"] * (os.getuid() == 0) + ["--port=1234"]
+
+
+def test_lab_opens_when_the_page_cannot_be_written(clone):
+    script(clone / ".venv/bin/jupyter", SAVES_LIKE_LAB)
+    (clone / "results/index.html").mkdir(parents=True)
+    assert "the page of results could not be written" in make(clone, "lab")
+    assert (clone / "arguments").is_file()
 
 
 @pytest.fixture

@@ -10,12 +10,13 @@ from typer.testing import CliRunner
 from kvlib.lab.cli import app, program_name
 from kvlib.lab.report.paths import ROOT
 
-OF_THE_ENVIRONMENT = r"(kvlib|python3?|pip|papermill|jupyter|pytest|ruff|lint-imports|nbstripout|dask)"
+DOCS = (ROOT / "docs").glob("*.md")
+OF_THE_ENVIRONMENT = r"(kvlib|python3?|pip|hf|papermill|jupyter|pytest|ruff|lint-imports|nbstripout|dask)"
 # A command stands at the beginning of a line of code, or in backquotes with an argument; `kvlib ask` alone only names it.
 COMMAND = re.compile(
     rf"^(?: *[A-Z_]+=\S+)* *{OF_THE_ENVIRONMENT} [^`\n]*[/=][^`\n]*$|`{OF_THE_ENVIRONMENT} [^`\n]*/[^`\n]*`", re.M
 )
-GUIDES = ["README.md", "README.zh.md", "data/README.md", "benchmarks/README.md"]
+GUIDES = ["README.md", "README.zh.md", "data/README.md", "benchmarks/README.md", *sorted(f"docs/{p.name}" for p in DOCS)]
 SCRIPTS = sorted([*(ROOT / "data").glob("*.py"), *(ROOT / "benchmarks").glob("*.py"), *(ROOT / "tests").glob("*.py")])
 
 

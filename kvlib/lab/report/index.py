@@ -1,8 +1,11 @@
-"""The page of a run: the criteria, then every notebook as executed, its report, and the figures with captions."""
+"""The page of a run: what it was made with, conclusions with links to notebooks and reports, criteria, and figures."""
 
 import json
 import os
+import re
+from base64 import b64encode
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
 from pathlib import Path
 from urllib.parse import quote
 
@@ -11,75 +14,36 @@ from jinja2 import Environment
 from markupsafe import Markup
 from nbconvert import HTMLExporter
 
-from kvlib.lab.report.criteria import COLUMNS, count_verdicts, criteria_table
+from kvlib.lab.report import paths
+from kvlib.lab.report.criteria import COLUMNS, FAIL, PASS, WARN, count_verdicts, criteria_table
 from kvlib.lab.report.files import write_atomic
+from kvlib.lab.report.page import PAGE
 from kvlib.lab.report.text import printable
 
 WIDGET = "application/vnd.jupyter.widget-view+json"
-PAGE = """\
-<!doctype html>
-<html lang="en">
-<meta charset="utf-8">
-<title>kvlib</title>
-<style>
-body { font: 15px/1.5 sans-serif; max-width: 60rem; margin: 2rem auto; padding: 0 1rem; color: #222 }
-table { border-collapse: collapse; width: 100% }
-th, td { text-align: left; padding: .3rem .6rem; border-bottom: 1px solid #ddd }
-.PASS { color: #006b4f } .FAIL { color: #b00020; font-weight: bold } .WARN { color: #8a5a00 }
-figure { margin: 2rem 0 } img { max-width: 100% } figcaption { color: #444 }
-</style>
-{% macro link(text, target) -%}
-{% if target %}<a href="{{ target }}">{{ text }}</a>{% else %}no {{ text }}{% endif %}
-{%- endmacro %}
-<h1>kvlib: the last run</h1>
-{% if criteria %}
-<p>{{ counts }}</p>
-<table>
-<tr>{% for name in criteria[0] %}<th>{{ name }}</th>{% endfor %}</tr>
-{% for row in criteria %}
-<tr>
-{% for name, text in row.items() %}
-<td class="{{ text if name == "verdict" }}">{{ text }}</td>
-{% endfor %}
-</tr>
-{% endfor %}
-</table>
-{% else %}
-<p>No criterion was judged.</p>
-{% endif %}
-{% if unreadable %}
-<h2>Unreadable files</h2>
-<ul>
-{% for file, error in unreadable.items() %}<li><b>{{ file }}</b>: {{ error }}</li>
-{% endfor %}
-</ul>
-{% endif %}
-<h2>Notebooks and reports</h2>
-<ul>
-{% for run in runs %}
-<li><b>{{ run.name }}</b>:
-{% for text, target in run.links.items() %}
-{{ link(text, target) }}{{ "," if not loop.last }}
-{% endfor %}
-<br>{{ run.conclusion }}</li>
-{% endfor %}
-</ul>
-<h2>Figures</h2>
-{% for figure in figures %}
-<figure>{% if figure.image %}<img src="{{ figure.image }}" alt="{{ figure.caption }}">{% else %}no picture{% endif %}
+NO_REPORT = "It left no report: it did not finish."
+FACTS = ("written", "commit", "device", "model")  # of all runs, at the top of the page
 
-<figcaption><b>{{ figure.name }}</b> {{ figure.caption }} ({{ link("data", figure.data) }})</figcaption></figure>
-{% endfor %}
-</html>
-"""
+
+@dataclass(frozen=True)
+class Run:
+    """What is known of one run: its report's file and content, and what is wrong with it. `made_with`: see `_made_with`."""
+
+    name: str
+    report: Path | None = None
+    criteria: list[dict] = field(default_factory=list)
+    conclusion: str = ""
+    problem: str = ""
+    made_with: dict[str, str] = field(default_factory=dict)
 
 
 def write_index(results: Path, figures: Path, report: Path | None = None) -> Path:
-    """Write `results`/index.html and return its path.
+    """Write `results`/index.html, with the pictures in it, and return its path.
 
-    The page shows the reports and executed notebooks in `results` and the figures in `figures`. Notebooks are converted to
-    HTML beside it. A notebook without a report and a report without a notebook are listed too. A file that cannot be read
-    is listed with its error and does not stop the page. Texts are shown as they are written.
+    The page shows the reports and executed notebooks in `results` and the figures in `figures`: when, where and with what they
+    were made, their conclusions, the criteria, and the figures. Notebooks are converted to HTML beside it. A notebook without
+    a report and a report without a notebook are listed too. A file that cannot be read is listed with its error and does not
+    stop the page. Texts are shown as they are written.
 
     Args:
         report: a report in `results` whose file is not called `<notebook>_report.json`.
@@ -88,29 +52,27 @@ def write_index(results: Path, figures: Path, report: Path | None = None) -> Pat
     reports, bad_reports = _read_each(files, _read_report)
     notebooks, bad_notebooks = _read_each((path for path in results.glob("*.ipynb") if path.name[0] != "."), _convert)
     captions, bad_captions = _read_each((figures / "data").glob("*.json"), _read_caption)
-    criteria = [{"notebook": found["experiment"], **row} for found in reports.values() for row in found["criteria"]]
-    texts = {found["experiment"]: path.with_suffix(".txt") for path, found in reports.items()}
-    texts |= {_experiment(path): path.with_suffix(".txt") for path in bad_reports}
-    conclusions = {_experiment(path): "its report cannot be read" for path in bad_reports}
-    conclusions |= {found["experiment"]: found["conclusion"] for found in reports.values()}
+    pictures, bad_pictures = _read_each((_image(path) for path in captions if _image(path).exists()), _read_pixels)
+    runs = {path.stem: Run(path.stem, problem=NO_REPORT) for path in [*notebooks, *bad_notebooks]}
+    runs |= {_experiment(path): Run(_experiment(path), path, problem="Its report cannot be read.") for path in bad_reports}
+    runs |= {run.name: run for run in reports.values()}
+    executed = {path.stem: found for path, found in notebooks.items()}
+    shown = [_shown_run(runs[name], *executed.get(name, ("", "")), results) for name in sorted(runs)]
+    criteria = [{"notebook": run["name"], **row} for run in shown for row in run["criteria"]]
     page = Environment(autoescape=True, trim_blocks=True, finalize=_as_written).from_string(PAGE)
     content = page.render(
+        facts=_common_facts([runs[name] for name in sorted(runs)]),
         criteria=criteria_table(criteria).to_dict("records"),
         counts=count_verdicts(criteria),
-        unreadable={path.name: error for path, error in (bad_reports | bad_notebooks | bad_captions).items()},
-        runs=[
-            {
-                "name": name,
-                "links": _links(results, name, texts.get(name, results / f"{name}_report.txt")),
-                "conclusion": conclusions.get(name, "no report: it did not finish"),
-            }
-            for name in sorted({*conclusions, *(path.stem for path in [*notebooks, *bad_notebooks])})
-        ],
+        unfinished=sum(bool(run["problem"]) for run in shown),
+        unreadable={path.name: error for path, error in (bad_reports | bad_notebooks | bad_captions | bad_pictures).items()},
+        runs=shown,
         figures=[
             {
                 "name": path.stem,
                 "caption": caption,
-                "image": _address(_image(path), results) if _image(path).is_file() else "",
+                "image": _address(_image(path), results) if _image(path) in pictures else "",
+                "pixels": pictures.get(_image(path), ""),
                 "data": _address(path, results),
             }
             for path, caption in captions.items()
@@ -118,6 +80,31 @@ def write_index(results: Path, figures: Path, report: Path | None = None) -> Pat
     )
     write_atomic(results / "index.html", content)
     return results / "index.html"
+
+
+def _shown_run(run: Run, title: str, error: str, results: Path) -> dict:
+    """A run as the page shows it. title, error: of its executed notebook, see `_convert`."""
+    verdicts = {row["verdict"] for row in run.criteria} | ({FAIL} if run.problem or error else set())
+    problem = f"It stopped with an error: {error}" if error else run.problem
+    return {
+        "name": run.name,
+        "title": title,
+        "verdict": next((verdict for verdict in (FAIL, WARN, PASS) if verdict in verdicts), ""),
+        "problem": problem,
+        "conclusion": run.conclusion,
+        "criteria": run.criteria,
+        "counts": count_verdicts(run.criteria),
+        "links": _links(results, run.name, run.report or results / f"{run.name}_report.json"),
+        "made_with": run.made_with,
+    }
+
+
+def _common_facts(runs: list[Run]) -> dict[str, list[str]]:
+    """The values of `FACTS` that the runs have, each once, in the order of the runs. Of the times only the first and last."""
+    facts = {name: list(dict.fromkeys(run.made_with[name] for run in runs if name in run.made_with)) for name in FACTS}
+    times = sorted(facts["written"])
+    facts["written"] = [f"{times[0]} to {times[-1]}"] if len(times) > 1 else times
+    return {name: values for name, values in facts.items() if values}
 
 
 def _as_written(value):
@@ -138,28 +125,58 @@ def _read_each(paths: Iterable[Path], read: Callable[[Path], object]) -> tuple[d
     return found, errors
 
 
-def _read_report(path: Path) -> dict:
+def _read_report(path: Path) -> Run:
     content = json.loads(path.read_text(encoding="utf-8"))
     criteria = [{key: row[key] for key in COLUMNS} for row in content["criteria"]]
     criteria_table(criteria)  # what cannot be shown is found here, where it is one broken file
     name = _experiment(path) if path.name.endswith("_report.json") else str(content["experiment"])
-    return {"experiment": name, "criteria": criteria, "conclusion": content["conclusion"]}
+    return Run(name, path, criteria, str(content["conclusion"]), made_with=_made_with(content))
+
+
+def _made_with(content: dict) -> dict[str, str]:
+    """When, where and with what a report's numbers were made, in words. What an unusual report does not say is left out."""
+    git, parameters = content.get("git") or {}, content.get("parameters") or {}
+    commit = git.get("commit")
+    model = parameters.get("MODEL_PATH")
+    found = {
+        "written": str(content.get("written_utc") or "").replace("T", " ").replace("+00:00", " UTC"),
+        "commit": f"{commit}{' with uncommitted changes' if git.get('dirty') else ''}" if commit else "",
+        "device": content.get("device"),
+        "model": f"{model} (the embedded reader)" if model == paths.DEFAULT_MODEL else model,
+        "video": parameters.get("VIDEO_PATH"),
+        "versions": ", ".join(f"{name} {version}" for name, version in (content.get("versions") or {}).items()),
+        "seed": content.get("seed"),
+        "parameters": ", ".join(f"{name} = {value!r}" for name, value in parameters.items()),
+    }
+    return {name: str(value) for name, value in found.items() if value not in (None, "")}
 
 
 def _read_caption(path: Path) -> str:
     return json.loads(path.read_text(encoding="utf-8"))["caption"]
 
 
-def _convert(path: Path) -> None:
-    """Write an executed notebook as HTML beside it; the HTML of an earlier run is deleted first."""
+def _read_pixels(image: Path) -> str:
+    """The content of a picture as an address, so that the page can be sent or opened without its folder."""
+    return f"data:image/png;base64,{b64encode(image.read_bytes()).decode()}"
+
+
+def _convert(path: Path) -> tuple[str, str]:
+    """Write an executed notebook as HTML beside it; the HTML of an earlier run is deleted first.
+
+    Returns its title, which is its first heading, and its first error, "" where there is none.
+    """
     target = path.with_suffix(".html")
     target.unlink(missing_ok=True)
     notebook = nbformat.read(path, as_version=4)
-    for output in (output for cell in notebook.cells for output in cell.get("outputs", [])):
+    outputs = [output for cell in notebook.cells for output in cell.get("outputs", [])]
+    for output in outputs:
         if "text/html" in output.get("data", {}):  # a panel's summary: without a kernel the panel does nothing
             output["data"].pop(WIDGET, None)
     page, _ = HTMLExporter().from_notebook_node(notebook)
     write_atomic(target, page)
+    heads = (re.match(r"# (?:\d+ · )?(.+)", cell.source) for cell in notebook.cells if cell.cell_type == "markdown")
+    errors = (f"{output.ename}: {output.evalue}" for output in outputs if output.output_type == "error")
+    return next((head.group(1) for head in heads if head), ""), next(errors, "")
 
 
 def _experiment(report: Path) -> str:
