@@ -21,7 +21,7 @@ import pandas as pd
 from tqdm import tqdm
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-from evaluation.card import write_card  # noqa: E402
+from evaluation.card import FOR_THE_CARD, write_card  # noqa: E402
 from evaluation.scores import differences, score, verdicts  # noqa: E402
 from evaluation.streams import CONDITIONS, SEED, watch  # noqa: E402
 
@@ -62,6 +62,8 @@ if __name__ == "__main__":
     parser.add_argument("--against", type=Path, help="the `--out` of an evaluation of another reader, to compare with")
     parser.add_argument("--workers", type=int, default=2)
     options = parser.parse_args()
+    if missing := [name for name in FOR_THE_CARD if not (options.reader / name).exists()]:
+        parser.error(f"{options.reader} has no {' and no '.join(missing)}: the card is written from log.jsonl and training.md")
     held_out = json.loads((options.fonts / "fonts.json").read_text())["held_out"]
     families = {family: [str(options.fonts / face) for face in faces] for family, faces in held_out.items()}
     before = pd.read_parquet(options.against / "answers.parquet") if options.against else None

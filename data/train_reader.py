@@ -5,7 +5,7 @@
     .venv/bin/python data/train_reader.py --smoke /tmp/smoke        # every part once on a CPU, about a minute, no fonts needed
 
 Worker processes draw scenes, encode them as H.264, decode and resize them. The trainer keeps the clips in ring buffers on the
-GPU and composes streams of up to 36 temporal grids from them, with exactly the turns and positions that `kvlib` uses. Several
+GPU and composes streams of up to 44 temporal grids from them, with exactly the turns and positions that `kvlib` uses. Several
 questions branch off each stream and are answered in parallel: a branch attends to the stream up to a random chunk, and to itself.
 
 Two more linear heads learn from every visual token which characters it shows and where in the text they stand, which the

@@ -7,6 +7,7 @@ import jiwer
 
 from kvlib.lab.study.synthetic import COLORS, MAX_LINE, QUESTIONS
 
+FOR_THE_CARD = ("log.jsonl", "training.md")  # files of a reader's folder
 CARD = """\
 ---
 license: apache-2.0

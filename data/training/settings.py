@@ -18,7 +18,7 @@ DEFAULT = (5, 10)
 BLOCK, SHOT = 48, 4  # clips in a block of a rendering worker; clips in a row that share font, background and placement
 GLYPHS = 95  # kinds of character: the 94 visible ASCII characters, and 0 for none
 LONGEST = 2 * synthetic.MAX_LINE + 1  # characters of a text: two lines and the line break
-IN_VIEW = 36  # temporal grids of a stream at most
+IN_VIEW = 44  # temporal grids of a stream at most
 MONITORED = 20  # every so many font families one is for monitoring and not for training
 
 

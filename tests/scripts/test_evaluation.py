@@ -1,6 +1,7 @@
 """The evaluation of the reader: its streams, its questions, its scores and bars."""
 
 import random
+import subprocess
 import sys
 
 import pandas as pd
@@ -52,6 +53,13 @@ def test_questions_about_a_stream_are_asked_with_their_truths():
     ago = int(earlier["question"].split()[-3])
     assert earlier["truth"] == (scenes[shown[5 - 2 * ago]].text or BLANK_ANSWER)
     assert {row["correct"] for row in rows} <= {True, False} and any(row["correct"] for row in rows)
+
+
+def test_a_folder_without_what_the_card_tells_is_refused_before_the_slow_part(tmp_path):
+    (tmp_path / "log.jsonl").write_text("")
+    command = [sys.executable, paths.ROOT / "data" / "evaluate_reader.py", tmp_path / "fonts", "--reader", tmp_path]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 2 and f"{tmp_path} has no training.md: the card is written from" in done.stderr
 
 
 def kinds(accuracy: float, cer: float) -> list[dict]:
