@@ -70,6 +70,8 @@ def check_is_current(mutation: Mutation) -> None:
 
 
 def main(names: list[str]) -> int:
+    if unknown := set(names) - {mutation.name for mutation in MUTATIONS}:
+        raise SystemExit(f"no such fault in tests/mutations.toml: {', '.join(sorted(unknown))}")
     chosen = [mutation for mutation in MUTATIONS if not names or mutation.name in names]
     for mutation in chosen:
         check_is_current(mutation)

@@ -99,12 +99,14 @@ def test_a_step_that_has_ended_on_this_commit_is_not_run_again(small, tmp_path):
 
 def test_steps_run_side_by_side_but_for_one_that_measures_times(small, tmp_path):
     """Each of the first two waits for the other, and the last sees that both have ended."""
-    meet = "while [ ! -e {out}/../%s/%s.csv ]; do sleep 0.02; done; touch {out}/ended"
+    meet = "for n in $(seq 500); do [ -e {out}/../%s/%s.csv ] && break; sleep 0.02; done; [ $n -lt 500 ] && touch {out}/ended"
     small(meet % ("second", "second"), meet % ("first", "first"))
-    check = ("sh", "-c", "test -e {out}/../first/ended && test -e {out}/../second/ended && touch {out}/third.csv")
+    seen = " && ".join(f"test -e {{out}}/../{name}/ended" for name in ("first", "second"))
+    check = ("sh", "-c", f"echo third >> {tmp_path}/runs; {seen} && touch {{out}}/third.csv")
     full.STEPS["third"] = full.Step(1, check, {"third.csv": "kept"}, alone=True)
     assert full.redo(["third", "first", "second"], "abc", jobs=2) == []
     assert (tmp_path / "kept" / "third.csv").exists()
+    assert (tmp_path / "runs").read_text().split()[-1:] == ["third"] and (tmp_path / "runs").read_text().count("third") == 1
 
 
 def test_nothing_is_copied_when_a_step_fails(small, tmp_path):
