@@ -12,22 +12,21 @@ def bars(axis) -> dict[str, ErrorbarContainer]:
     return {found.get_label(): found for found in axis.containers if isinstance(found, ErrorbarContainer)}
 
 
-def test_modes_are_a_point_per_method_with_both_intervals():
+def test_modes_are_a_row_per_method_and_values_stand_where_they_are():
     rows = [
-        ("window, keep", "backward", 0.2, 0.1, 0.4),
-        ("window, keep", "real-time", 0.9, 0.8, 0.95),
-        ("window, keep", "total without forward", 0.55, 0.4, 0.7),
-        ("recall 2", "backward", 0.7, 0.6, 0.8),
-        ("recall 2", "real-time", 0.9, 0.85, 0.95),
+        ("window, keep", "backward", 0.2, 0.1, 0.4, 7),
+        ("window, keep", "real-time", 1.0, 0.8, 1.0, 9),
+        ("window, keep", "total without forward", 0.55, 0.4, 0.7, 16),
+        ("recall 2", "backward", 0.7, 0.6, 0.8, 7),
+        ("recall 2", "real-time", 1.0, 0.85, 1.0, 9),
     ]
-    fig = plot_modes(pd.DataFrame(rows, columns=["method", "mode", "score", "low", "high"]))
-    (axis,) = fig.axes
-    assert legend_texts(fig) == ["window, keep", "recall 2"]
-    points = {name: found.lines[0].get_xydata()[0].tolist() for name, found in bars(axis).items()}
-    assert points == {"window, keep": pytest.approx([0.89, 0.2]), "recall 2": pytest.approx([0.91, 0.7])}, "a little apart"
-    across, up = (found.get_segments()[0] for found in bars(axis)["recall 2"].lines[2])
-    assert across[:, 0] == pytest.approx([0.86, 0.96]) and up[:, 1] == pytest.approx([0.6, 0.8])
-    assert (axis.get_xlabel(), axis.get_ylabel()) == ("right, real-time", "right, backward")
+    fig = plot_modes(pd.DataFrame(rows, columns=["method", "mode", "score", "low", "high", "n"]))
+    now, backward = fig.axes
+    assert [axis.get_title() for axis in fig.axes] == ["real-time (n = 9)", "backward (n = 7)"]
+    assert [text.get_text() for text in now.get_yticklabels()] == ["window, keep", "recall 2"]
+    points = [[found.lines[0].get_xydata()[0].tolist() for found in axis.containers] for axis in fig.axes]
+    assert points == [[[1.0, 1], [1.0, 0]], [[0.2, 1], [0.7, 0]]], "equal values in rows of their own, not moved aside"
+    assert backward.containers[1].lines[2][0].get_segments()[0][:, 0] == pytest.approx([0.6, 0.8])
 
 
 def test_tasks_are_a_row_each_and_one_without_an_answer_is_left_out():
@@ -40,7 +39,7 @@ def test_tasks_are_a_row_each_and_one_without_an_answer_is_left_out():
     ]
     fig = plot_tasks(pd.DataFrame(rows, columns=["method", "mode", "task", "share", "low", "high", "n"]))
     (axis,) = fig.axes
-    assert [text.get_text() for text in axis.get_yticklabels()] == ["backward, EPM (20)", "real-time, OCR (30)"]
+    assert [text.get_text() for text in axis.get_yticklabels()] == ["backward, EPM (n = 20)", "real-time, OCR (n = 30)"]
     assert legend_texts(fig) == ["a", "b"]
     drawn = bars(axis)
     assert list(drawn["a"].lines[0].get_xdata()) == [0.5, 1.0] and list(drawn["b"].lines[0].get_xdata()) == [0.25, 0.75]

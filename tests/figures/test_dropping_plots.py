@@ -45,9 +45,13 @@ def test_what_is_dropped_is_faded_and_what_is_kept_is_as_it_was(grids):
             assert np.abs(shown[number][part] - expected).max() <= 0.5
 
 
-def test_the_lines_are_tokens_over_the_threshold():
+def test_the_points_are_tokens_over_the_threshold():
     fig = dropping_plots.plot_kept(COUNTS, kept(1), picture(1)[0], 0.03)
-    assert line(fig.axes[-1], "8 frames a chunk") == ([0.0, 0.03], [52.0, 22.0])
-    assert line(fig.axes[-1], "2 frames a chunk") == ([0.0, 0.03], [57.0, 57.0])
+    below = fig.axes[-1]
+    (few, few_tokens), (many, many_tokens) = (line(below, f"{frames} frames a chunk") for frames in (2, 8))
+    assert (few_tokens, many_tokens) == ([57.0, 57.0], [52.0, 22.0])
+    assert few == pytest.approx([-0.05, 0.95]) and many == pytest.approx([0.05, 1.05]), "beside each other"
+    assert [text.get_text() for text in below.get_xticklabels()] == ["0", "0.03"]
+    assert below.lines[0].get_linestyle() == "None"
     assert legend_texts(fig) == ["2 frames a chunk", "8 frames a chunk"]
     assert "threshold 0.03" in fig.get_suptitle()

@@ -1,5 +1,6 @@
 """Figures of what is stored show the given data."""
 
+import numpy as np
 import pandas as pd
 import pytest
 from drawn import CHUNKS, legend_texts, line
@@ -11,7 +12,8 @@ def test_memory_marks_every_eviction_and_the_end():
     fig = memory_plots.plot_memory(CHUNKS, budget_tokens=250, limit_bytes=300 * 6144)
     tokens, size = fig.axes
     assert line(tokens, "no eviction") == ([0, 1, 2], [100, 200, 300])
-    assert line(tokens, "eviction (2)")[0] == [2, 3]
+    band = line(tokens, "eviction (2)")[0]
+    assert [x for x in band if x == x] == [1.5, 2.5, 2.5, 3.5], "half a chunk to both sides of chunks 2 and 3"
     assert line(size, "sink + window")[1] == pytest.approx([n * 6144 / 2**20 for n in (100, 200, 200, 200)])
     assert size.get_ylabel() == "keys and values (MiB)"
     assert tokens.collections[0].get_offsets().tolist() == [[2, 300]]
@@ -40,4 +42,13 @@ def test_the_timeline_shows_the_living_chunks():
     timeline = pd.DataFrame([("a", 0, 0), ("a", 1, 0), ("a", 1, 1), ("b", 0, 0)], columns=["contender", "moment", "alive"])
     fig = memory_plots.plot_timeline(timeline)
     assert [axis.get_title() for axis in fig.axes] == ["a", "b"]
-    assert fig.axes[0].collections[0].get_offsets().tolist() == [[0, 0], [1, 0], [1, 1]]
+    assert np.asarray(fig.axes[0].images[0].get_array()).tolist() == [[1, 1], [0, 1]], "chunks upward, moments to the right"
+    assert np.asarray(fig.axes[1].images[0].get_array()).tolist() == [[1, 0], [0, 0]]
+    assert fig.axes[0].images[0].get_extent() == [-0.5, 1.5, -0.5, 1.5]
+
+
+def test_every_column_of_the_timeline_has_its_numbers():
+    timeline = pd.DataFrame([(name, 0, 0) for name in "abcde"], columns=["contender", "moment", "alive"])
+    fig = memory_plots.plot_timeline(timeline)
+    shown = [axis.get_visible() and axis.xaxis.get_tick_params()["labelbottom"] for axis in fig.axes]
+    assert shown == [False, False, True, True, True, False]

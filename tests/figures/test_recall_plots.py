@@ -24,7 +24,7 @@ def test_recall_has_a_panel_for_every_length_and_group_with_the_given_intervals(
     ]  # fmt: skip
     (remap,) = [found for found in fig.axes[0].containers if isinstance(found, ErrorbarContainer)]
     assert list(remap.lines[0].get_ydata()) == [0.1, 0.0]
-    assert list(remap.lines[0].get_xdata()) == pytest.approx([10, 40])
+    assert list(remap.lines[0].get_xdata()) == [0, 1] and remap.lines[0].get_linestyle() == "None"
     assert remap.lines[2][0].get_segments()[0][:, 1] == pytest.approx([0.05, 0.12])
     assert "49 streams" in fig.axes[0].get_ylabel() and "201 streams" in fig.axes[2].get_ylabel()
     assert [text.get_text() for text in fig.axes[0].get_xticklabels()] == ["10", "40"]
@@ -41,4 +41,11 @@ def test_the_ranking_shows_shares_counts_and_the_threshold():
     assert at[1:] == [4, 8, 16] and share[1:] == pytest.approx([1 / 3, 2 / 3, 1])
     assert line(shares, "least for auto")[0] == [3, 3]
     assert [bar.get_width() for bar in counts.patches] == [9, 2]
-    assert [text.get_text() for text in counts.get_yticklabels()] == ["the chunk asked for", "another card"]
+    assert [text.get_text() for text in counts.get_yticklabels()] == ["the chunk\nasked for", "another\ncard"]
+    assert counts.get_title() == "ranked first (n = 11)"
+
+
+def test_a_random_chunk_is_not_the_policy_random():
+    cells = [("without recall", "random", 0.1), ("with recall", "random", 0.2)]
+    scores = pd.DataFrame(cells, columns=["panel", "method", "accuracy"]).assign(chunks=48, age=10, low=0, high=1, streams=9)
+    assert legend_texts(plot_recall(scores)) == ["random", "random chunk"]

@@ -42,8 +42,9 @@ def test_made_and_redrawn_are_the_same_bytes(tmp_path):
 
 def test_tables_come_back_as_they_were(tmp_path):
     table = pd.DataFrame(
-        dict(share=[1 / 3, float("nan")], event=["", "out of memory"], exact=[True, False], n=[1, 2]), index=["a, b", "c"]
-    )
+        dict(run="a", share=[1 / 3, float("nan")], event=["", "out of memory"], exact=[True, False], cache_tokens=[1, 2]),
+        index=["a, b", "c"],
+    ).assign(cache_bytes=5)
     figures.store("02_memory", tmp_path, {}, {"chunks": table, "budget_tokens": np.int64(5), "limit_bytes": float("nan")})
     back = figures.read_table(tmp_path / "data/02_memory_chunks.csv")
     pd.testing.assert_frame_equal(back, table, check_names=False)

@@ -64,21 +64,21 @@ def test_saved_files_have_provenance_fonts_and_resolution(tmp_path):
         assert json.loads(image.info["Description"])["parameters"] == {"SEED": 3}
 
 
-def lines(*subtitles: str) -> tuple[pd.DataFrame, pd.DataFrame]:
-    times = [float(i) for i in range(len(subtitles))]
-    table = pd.DataFrame(dict(start_s=times, end_s=[t + 1 for t in times], text=subtitles, asked=True, found=True))
-    return table, pd.DataFrame(dict(time_s=times, exact=True))
+def named(*names: str) -> Figure:
+    """A figure that has every name as a tick label and in its legend."""
+    table = pd.DataFrame(dict(configuration=names, sink_tokens=1, chunk=0, new_tokens=1))
+    return memory_plots.plot_sinks(table, table)
 
 
 def test_characters_that_dejavu_lacks_come_from_a_chinese_font(chinese_font):
-    assert DATA_TEXT in texts(answer_plots.plot_line_timeline(*lines("an English line", DATA_TEXT)))
+    assert DATA_TEXT in texts(named("an English line", DATA_TEXT))
 
 
 def test_without_a_chinese_font_such_characters_are_missing(monkeypatch):
     """The test before would fail without the fallback."""
     monkeypatch.setitem(style.STYLE, "font.family", ["DejaVu Sans"])
     with pytest.raises(UserWarning, match="Glyph.*missing"):
-        texts(answer_plots.plot_line_timeline(*lines(DATA_TEXT)))
+        texts(named(DATA_TEXT))
 
 
 def test_an_installed_chinese_font_does_not_change_english_figures(chinese_font, tmp_path, monkeypatch):
@@ -102,15 +102,13 @@ def odd_figures(text: str) -> dict[str, tuple[Figure, int]]:
     scores = pd.DataFrame([dict(panel=text, contender=text, question=text, age=a, budget=a, correct=1, n=2) for a in (1, 4)])
     scores = with_shares(scores)
     summary = {f"{q}{end}": [0.5] for q in ("now", "backward") for end in ("", "_low", "_high", "_n")} | {"seconds": [1.0]}
-    sinks = pd.DataFrame(dict(configuration=[text], sink_tokens=[1], chunk=[0], new_tokens=[1]))
     return {
-        "lines": (answer_plots.plot_line_timeline(*lines(text)), 1),
         "memory": (memory_plots.plot_memory(CHUNKS.assign(run=text), 250), 1),
         "length": (answer_plots.plot_accuracy_over_length(SCORES.assign(question=text, position_mode=text)), 2),
         "strategies": (answer_plots.plot_strategies(pd.DataFrame(summary, index=[text])), 1),
         "retention": (answer_plots.plot_retention(scores), 2),
         "budgets": (answer_plots.plot_budgets(scores), 2),
-        "sinks": (memory_plots.plot_sinks(sinks, sinks), 2),
+        "sinks": (named(text), 2),
         "timeline": (memory_plots.plot_timeline(pd.DataFrame(dict(contender=[text], moment=[0], alive=[0]))), 1),
         "attention": (position_plots.plot_attention(shares), 1),
         "drift": (position_plots.plot_drift(pd.DataFrame(dict(turns=[1, 9], method=text, error=[0.1, 0.2]))), 1),
@@ -118,10 +116,10 @@ def odd_figures(text: str) -> dict[str, tuple[Figure, int]]:
 
 
 def as_drawn(fig: Figure) -> list[str]:
-    """The visible texts of the figure after matplotlib has looked for formulas in them."""
+    """The lines of the visible texts of the figure after matplotlib has looked for formulas in them."""
     fig.draw_without_rendering()
     found = [text._preprocess_math(text.get_text()) for text in fig.findobj(Text) if text.get_visible()]
-    return ["a formula" if is_formula else shown.strip() for shown, is_formula in found]
+    return [line.strip() for shown, is_formula in found for line in ("a formula" if is_formula else shown).split("\n")]
 
 
 @pytest.mark.parametrize(("text", "language"), [*((text, "en") for text in ODD), ("$a_b$", "zh")], ids=ascii)
@@ -144,9 +142,7 @@ def test_texts_of_the_data_are_drawn_as_they_are(text, language, monkeypatch, ch
 @pytest.mark.filterwarnings("ignore:Glyph")
 def test_control_characters_and_very_long_texts_are_shown_in_part(text, shown):
     fig = answer_plots.plot_accuracy_over_length(SCORES.assign(question=text))
-    assert fig.axes[0].get_title() == shown
-    line = answer_plots.plot_line_timeline(*lines(text))
-    assert len(line.axes[0].get_yticklabels()[0].get_text()) <= 45
+    assert fig.axes[0].get_title().split("\n")[0] == shown
     fig.draw_without_rendering()
 
 
@@ -163,7 +159,7 @@ def test_saved_figures_use_any_installed_font_with_the_characters(font_file, tmp
     (tmp_path / "broken.ttf").write_text("not a font")
     monkeypatch.setattr(fonts, "CHINESE_FONTS", ())
     monkeypatch.setitem(style.STYLE, "font.family", ["DejaVu Sans"])
-    fig = answer_plots.plot_line_timeline(*lines("an English line", DATA_TEXT))
+    fig = named("an English line", DATA_TEXT)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         style.save_figure(fig, "name", tmp_path, {})
@@ -177,6 +173,6 @@ def test_characters_without_a_font_are_named(tmp_path, monkeypatch):
     monkeypatch.setattr(font_manager, "findSystemFonts", lambda: [])
     monkeypatch.setitem(style.STYLE, "font.family", ["DejaVu Sans"])
     with pytest.warns(UserWarning) as caught:
-        style.save_figure(answer_plots.plot_line_timeline(*lines("歌词 $x$", "\U0001f9ff")), "name", tmp_path, {})
+        style.save_figure(named("歌词 $x$", "\U0001f9ff"), "name", tmp_path, {})
     (warning,) = caught
     assert "no installed font has 歌 (U+6B4C) 词 (U+8BCD) \U0001f9ff (U+1F9FF):" in str(warning.message)

@@ -6,6 +6,8 @@ import numpy as np
 import pandas as pd
 
 from kvlib.lab.benchmarks.streaming import ANSWERED
+from kvlib.lab.figures import tables
+from kvlib.lab.figures.tables import percent
 from kvlib.lab.report.statistics import wilson
 
 DRAWS = 9_999  # of the bootstrap
@@ -77,10 +79,10 @@ def latex(tasks: pd.DataFrame, modes: pd.DataFrame, caption: str) -> str:
     lines = []
     for mode in modes.itertuples():
         for task in tasks[tasks["mode"] == mode.mode].itertuples():
-            lines.append((task.task, _percent(task.share, task.low, task.high), task.n, task.left_out))
-        lines.append((f"{mode.mode}, mean", _percent(mode.score, mode.low, mode.high), mode.n, mode.left_out))
+            lines.append((task.task, percent(task.share, task.low, task.high), task.n, task.left_out))
+        lines.append((f"{mode.mode}, mean", percent(mode.score, mode.low, mode.high), mode.n, mode.left_out))
     table = pd.DataFrame(lines, columns=["task", "right (%)", "n", "left out"])
-    return table.to_latex(index=False, escape=True, caption=_escaped(caption), position="tbp", column_format="lrrr")
+    return tables.latex(table, caption)
 
 
 def _mean(parts: list[np.ndarray]) -> np.ndarray:
@@ -89,14 +91,3 @@ def _mean(parts: list[np.ndarray]) -> np.ndarray:
     known = ~np.isnan(stacked)
     count = known.sum(0)
     return np.where(known, stacked, 0).sum(0) / np.where(count, count, np.nan)
-
-
-def _percent(share: float, low: float, high: float) -> str:
-    return "none" if np.isnan(share) else f"{100 * share:.1f} [{100 * low:.1f}, {100 * high:.1f}]"
-
-
-def _escaped(text: str) -> str:
-    """A text in which LaTeX reads no command."""
-    special = {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"}
-    special |= {character: f"\\{character}" for character in "&%$#_{}"}
-    return "".join(special.get(character, character) for character in text)

@@ -1,35 +1,35 @@
-"""Figures of public benchmarks: shares of right answers by task, and answers about the present against those about the past."""
+"""Figures of public benchmarks: shares of right answers by task, and about the present and the past."""
 
 import matplotlib.pyplot as plt
 import pandas as pd
 from matplotlib.figure import Figure
 
 from kvlib.lab.figures.labels import label, literal
-from kvlib.lab.figures.style import LIMIT, ONE_COLUMN, STYLE, TWO_COLUMNS, legend_below, line_styles, new_figure
+from kvlib.lab.figures.style import INTERVAL, STYLE, TWO_COLUMNS, interval_bars, legend_below, looks_of, new_figure
 
-APART = 0.02  # of shares, between points that are equal
+MODES = ("real-time", "backward")
+QUARTERS = [0, 0.25, 0.5, 0.75, 1]
 
 
 def plot_modes(modes: pd.DataFrame) -> Figure:
-    """07: the score of real-time questions against that of backward ones, a point per method, with both intervals.
-
-    The points stand a little apart from left to right, so that equal ones do not hide each other.
+    """07: the score of real-time questions and that of backward ones, a panel each, with a row per method.
 
     Args:
-        modes: one row per method and mode: `method`, `mode` ("real-time" and "backward" are drawn), `score`, `low`, `high`.
+        modes: one row per method and mode: `method`, `mode` ("real-time" and "backward" are drawn), `score` with its interval
+            `low` and `high`, `n`.
     """
-    fig, axis = new_figure(ONE_COLUMN, 3.2)
-    methods = list(modes["method"].unique())
+    looks = looks_of(modes["method"].unique())
+    fig, axes = new_figure(TWO_COLUMNS, 1.1 + 0.35 * len(looks), ncols=len(MODES), sharey=True)
     with plt.rc_context(STYLE):
-        for i, (style, method) in enumerate(zip(line_styles(), methods, strict=False)):
-            rows, shift = modes[modes["method"] == method], APART * (i - (len(methods) - 1) / 2)
-            now, past = (rows[rows["mode"] == mode].iloc[0] for mode in ("real-time", "backward"))
-            bars = [[[max(row["score"] - row["low"], 0)], [max(row["high"] - row["score"], 0)]] for row in (now, past)]
-            look = style | {"linestyle": "", "capsize": 2, "elinewidth": 0.7}
-            axis.errorbar(now["score"] + shift, past["score"], xerr=bars[0], yerr=bars[1], label=label(method), **look)
-        axis.plot([0, 1], [0, 1], **LIMIT)
-        axis.set(xlabel=label("right, real-time"), ylabel=label("right, backward"), xlim=(-0.06, 1.06), ylim=(-0.06, 1.06))
-        legend_below(fig, ncols=2)
+        for axis, mode in zip(axes, MODES, strict=True):
+            rows = modes[modes["mode"] == mode].set_index(modes.loc[modes["mode"] == mode, "method"].map(str))
+            for place, (method, look) in zip(range(len(looks))[::-1], looks.items(), strict=True):
+                row = rows.loc[[method]]
+                axis.errorbar(row["score"], [place], xerr=interval_bars(row, "score"), **look | INTERVAL)
+            axis.set_yticks(range(len(looks))[::-1], [label(method) for method in looks])
+            axis.set(title=label(f"{mode} (n = {rows['n'].max()})"), xlabel=label("right answers"), xlim=(-0.04, 1.04))
+            axis.set(xticks=QUARTERS, ylim=(-0.6, len(looks) - 0.4))
+            axis.grid(axis="y", visible=False)
     return fig
 
 
@@ -43,20 +43,18 @@ def plot_tasks(tasks: pd.DataFrame) -> Figure:
     known = tasks[tasks["share"].notna()]
     names = known[["mode", "task"]].drop_duplicates().reset_index(drop=True)
     places = {(row.mode, row.task): len(names) - 1 - row.Index for row in names.itertuples()}
-    methods = list(known["method"].unique())
-    fig, axis = new_figure(TWO_COLUMNS, 0.9 + len(names) * (0.16 + 0.08 * len(methods)))
+    looks = looks_of(known["method"].unique())
+    fig, axis = new_figure(TWO_COLUMNS, 1.2 + len(names) * (0.2 + 0.1 * len(looks)))
     with plt.rc_context(STYLE):
-        for i, (style, method) in enumerate(zip(line_styles(), methods, strict=False)):
-            rows = known[known["method"] == method]
-            shift = 0.5 * ((len(methods) - 1) / 2 - i) / len(methods)
+        for i, (method, look) in enumerate(looks.items()):
+            rows = known[known["method"].map(str) == method]
+            shift = 0.6 * ((len(looks) - 1) / 2 - i) / len(looks)
             at = [places[row.mode, row.task] + shift for row in rows.itertuples()]
-            bars = [(rows["share"] - rows["low"]).clip(lower=0), (rows["high"] - rows["share"]).clip(lower=0)]
-            look = style | {"linestyle": "", "capsize": 2, "elinewidth": 0.7}
-            axis.errorbar(rows["share"], at, xerr=bars, label=label(method), **look)
+            axis.errorbar(rows["share"], at, xerr=interval_bars(rows, "share"), label=label(method), **look | INTERVAL)
         counts = known.groupby(["mode", "task"])["n"].max()
-        texts = [f"{label(mode)}, {literal(task)} ({counts[mode, task]})" for mode, task in places]
+        texts = [f"{label(mode)}{label(', ')}{literal(task)}{label(f' (n = {counts[mode, task]})')}" for mode, task in places]
         axis.set_yticks(list(places.values()), texts)
-        axis.set(xlabel=label("right answers (95% Wilson)"), xlim=(-0.03, 1.03))
+        axis.set(xlabel=label("right answers (95% Wilson)"), xlim=(-0.04, 1.04), xticks=QUARTERS)
         axis.grid(axis="y", visible=False)
-        legend_below(fig, ncols=3)
+        legend_below(fig, ncols=2)
     return fig

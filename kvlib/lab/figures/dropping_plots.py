@@ -6,11 +6,12 @@ import io
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from PIL import Image
 
 from kvlib.lab.figures.labels import label
-from kvlib.lab.figures.style import STYLE, TWO_COLUMNS, legend_below, line_styles, new_figure
+from kvlib.lab.figures.style import STYLE, TEXT, TWO_COLUMNS, legend_below, looks_of, new_figure
 
 COLUMNS = 4  # temporal grids side by side
 FADED = 0.2  # of the contrast is left of what is dropped
@@ -34,26 +35,37 @@ def plot_kept(counts: pd.DataFrame, kept: pd.DataFrame, picture: str, drop_stati
     height = min(TWO_COLUMNS / columns * grids.shape[1] / grids.shape[2] + 0.2, 2.0)  # inches, of a row of pictures
     ratios = [height] * rows + [2.2]
     fig, axes = new_figure(
-        TWO_COLUMNS, sum(ratios) + 0.5, nrows=rows + 1, ncols=columns, squeeze=False, gridspec_kw={"height_ratios": ratios}
+        TWO_COLUMNS, sum(ratios) + 0.8, nrows=rows + 1, ncols=columns, squeeze=False, gridspec_kw={"height_ratios": ratios}
     )
     with plt.rc_context(STYLE):
         for number, axis in enumerate(axes[:-1].flat):
             axis.set(xticks=[], yticks=[], visible=number < len(grids))
             if number < len(grids):
                 stays, total = mask[number].sum(), mask[number].size
-                share = f"all {total}" if stays == total else f"{stays} of {total}"
                 axis.imshow(grids[number])
-                axis.set_title(label(f"grid {number}: {share}"), fontsize=7)
+                axis.set_title(
+                    label(f"grid {number}: all {total}") if stays == total else label(f"grid {number}: {stays} of {total}")
+                )
         for axis in axes[-1]:
             axis.remove()
         below = fig.add_subplot(axes[0, 0].get_gridspec()[-1, :])
-        for style, (frames, found) in zip(line_styles(), counts.groupby("chunk_frames"), strict=False):
-            found = found.sort_values("drop_static")
-            below.plot(found["drop_static"], found["tokens_per_s"], label=label(f"{frames} frames a chunk"), **style)
+        _plot_counts(below, counts)
         below.set(xlabel=label("threshold (share of full scale)"), ylabel=label("tokens a second of video"), ylim=(0, None))
-        fig.suptitle(label(f"One chunk at threshold {drop_static:g}; what is dropped is faded to white"), fontsize=8)
-        legend_below(fig, ncols=4)
+        fig.suptitle(label(f"One chunk at threshold {drop_static:g}; what is dropped is faded to white"), fontsize=TEXT)
+        legend_below(fig, ncols=2)
     return fig
+
+
+def _plot_counts(axis: Axes, counts: pd.DataFrame) -> None:
+    """Draw the tokens a second over the threshold, a point for every threshold that was counted and every chunk size."""
+    values = sorted(counts["drop_static"].unique())
+    looks = looks_of(f"{frames} frames a chunk" for frames in sorted(counts["chunk_frames"].unique()))
+    for i, ((name, look), (_, found)) in enumerate(zip(looks.items(), counts.groupby("chunk_frames"), strict=True)):
+        found = found.sort_values("drop_static")
+        at = found["drop_static"].map(values.index) + 0.1 * (i - (len(looks) - 1) / 2)  # equal counts hide no other
+        axis.plot(at, found["tokens_per_s"], label=label(name), **look | {"linestyle": ""})
+    axis.set_xticks(range(len(values)), [f"{value:g}" for value in values])
+    axis.set_xlim(-0.5, len(values) - 0.5)
 
 
 def faded(frames: np.ndarray, mask: np.ndarray) -> np.ndarray:

@@ -1,6 +1,7 @@
-"""The confidence interval of a share, and shares without rounding errors: one definition for tables, scores and figures."""
+"""Confidence intervals of a share and of a median, and shares without rounding errors: one definition for all of the lab."""
 
 import numpy as np
+from scipy.stats import binom
 from statsmodels.stats.proportion import proportion_confint
 
 DECIMALS = 12  # of a share or a difference of shares: fp64 computes them to about 16 digits
@@ -27,3 +28,16 @@ def wilson(right, n):
     with np.errstate(divide="ignore", invalid="ignore"):  # n = 0 gives NaN, which is what the caller is told
         low, high = proportion_confint(right, n, method="wilson")
     return without_rounding_error(low), without_rounding_error(high)
+
+
+def median_interval(values) -> tuple[float, float]:
+    """The 95% interval of the median by order statistics: it assumes nothing about how the `values` are distributed.
+
+    At least 95% of samples of this size have the true median between the two values returned. NaN for fewer than 6 values,
+    which cannot say that much.
+    """
+    ordered = np.sort(np.asarray(values, float))
+    below = int(binom.ppf(0.025, len(ordered), 0.5)) if len(ordered) else 0
+    if below < 1:
+        return float("nan"), float("nan")
+    return float(ordered[below - 1]), float(ordered[-below])

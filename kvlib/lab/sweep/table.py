@@ -63,7 +63,7 @@ def plot_sweep(table: pd.DataFrame, grid: dict[str, list], measure: str) -> Figu
     values = values.reindex(index=table[varied[0]].unique(), columns=table[varied[1]].unique())  # failed runs stay empty
     ticks = dict(xticklabels=list(map(literal, values.columns)), yticklabels=list(map(literal, values.index)))
     with plt.rc_context(style.STYLE):
-        options = dict(annot=True, fmt=".4g", cmap="cividis", annot_kws={"size": 7}, cbar_kws={"label": name})
+        options = dict(annot=True, fmt=".4g", cmap="cividis", cbar_kws={"label": name})
         sns.heatmap(values, ax=axis, **options | ticks)
         axis.set(xlabel=literal(varied[1]), ylabel=literal(varied[0]))
         if varied[2:]:
@@ -97,6 +97,6 @@ def _plot_line(rows: pd.DataFrame, parameter: str, name: str) -> Figure:
         rows = rows.assign(**{parameter: rows[parameter].map(literal)})
     bars = [(rows["value"] - rows["low"]).clip(lower=0), (rows["high"] - rows["value"]).clip(lower=0)]  # NaN: none drawn
     with plt.rc_context(style.STYLE):
-        axis.errorbar(rows[parameter], rows["value"], yerr=bars, capsize=2, elinewidth=0.7, **style.SERIES[0])
+        axis.errorbar(rows[parameter], rows["value"], yerr=bars, capsize=2, elinewidth=0.7, **style.looks_of([name])[name])
         axis.set(xlabel=literal(parameter), ylabel=name)
     return fig
