@@ -92,8 +92,8 @@ def test_subtitles_have_their_numbers_and_the_shares_their_intervals():
         [1, "0.0 to 4.0", "one line", "1.0 to 3.0", "yes"],
         [2, "4.0 to 8.0", "two", "", "not asked"],
         [3, "", "(in no subtitle) x", "9.0 to 10.0", ""],
-        ["", "", "subtitles found, n = 2", "", "50.0 [9.5, 90.5] %"],
-        ["", "", "right answers, n = 2", "", "50.0 [9.5, 90.5] %"],
+        ["", "", "subtitles found, n = 2: 50.0 [9.5, 90.5] %", "", ""],
+        ["", "", "right answers, n = 2: 50.0 [9.5, 90.5] %", "", ""],
     ]
 
 
@@ -113,6 +113,8 @@ def test_texts_are_no_commands_and_columns_of_numbers_stand_right():
     text = tables.latex(table, "100% of a_b")
     assert r"\begin{tabular}{lrr}" in text and r"a\_b & n & right" in text and r"\caption{100\% of a\_b}" in text
     assert r"50\% \& \$x\$ \textbackslash{}c \{\}\textasciitilde{}\textasciicircum{}\# & 1 & 1.0 [0.5, 1.0] \\" in text
+    wide = tables.latex(pd.DataFrame({"a": ["x" * 31, "1"], "b": ["x" * 30, "1"]}), "c")
+    assert r"\begin{tabular}{p{4.5cm}l}" in wide, "a long text is broken into lines"
     long = tables.latex(pd.DataFrame({"a": range(tables.LONGEST + 1)}), "c", "tab:long")
     assert long.count(r"\label{tab:long}") == 1 and r"\begin{longtable}{r}" in long
 
