@@ -26,7 +26,7 @@ from kvlib.lab.report.files import write_atomic
 # Inches. An A4 page with margins of 2.5 cm leaves 16 cm for text; two columns lie 4 mm apart.
 TWO_COLUMNS = 6.3
 ONE_COLUMN = 3.07
-TEXT = 9
+TEXT = 10  # points
 
 STYLE = sns.axes_style("whitegrid") | {
     "font.family": font_families(),
