@@ -7,15 +7,24 @@ Writes the tables as text and a figure as PDF and PNG beside the JSON file. Need
 
 import argparse
 import json
+import math
 from pathlib import Path
 
 import matplotlib.pyplot as plt
 import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.patches import Patch
 
-from kvlib.lab.figures.style import BLUE, GREEN, GREY, ORANGE, RED, STYLE, TWO_COLUMNS
+from kvlib.lab.figures.style import BLACK, INTERVAL, STYLE, TWO_COLUMNS, legend_below, looks_of
 
-STAGES = {"prepare": GREY, "vision": BLUE, "evict": RED, "language": ORANGE}
-METHODS = {"plain": GREY, "re-rotated": ORANGE, "kvlib": BLUE, "kvlib, 8-bit": GREEN}
+STAGES = {"prepare": "||||", "vision": "", "evict": "xxxx", "language": "////"}  # hatches
+NAMES = {  # of the methods, as the legend explains them
+    "plain": "plain: a transformers loop",
+    "re-rotated": "re-rotated: kvlib, all keys rotated at each use",
+    "kvlib": "kvlib",
+    "kvlib, 8-bit": "kvlib, 8-bit: keys and values in 8 bits",
+}
+COLUMNS = {"token": "token", "first": "ttft"}  # of `table`, by panel
 LONGEST = "130000"
 
 
@@ -35,6 +44,16 @@ def table(found: dict) -> pd.DataFrame:
             for row in rows
         ]
     )
+
+
+def spreads(found: dict) -> pd.DataFrame:
+    """`table` with the least and the largest repeat of a chunk, of `ttft` and of `token`; NaN where they were not kept."""
+    rows = table(found)
+    for name, kept in (("chunk", "chunk"), ("ttft", "ttft"), ("token", "decode_tokens_per_s")):
+        bounds = [row.get("spread", {}).get(kept, [math.nan] * 2) for row in found["runs"] if "seconds" in row]
+        times = [sorted(1 / value for value in pair) if name == "token" else pair for pair in bounds]
+        rows[f"{name} least"], rows[f"{name} largest"] = ([pair[i] for pair in times] for i in (0, 1))
+    return rows
 
 
 def bars(found: dict) -> list[tuple[str, str, str, bool | None]]:
@@ -89,63 +108,91 @@ def roofline(found: dict) -> pd.DataFrame:
 
 
 def draw(found: dict):
-    """A figure of seconds per chunk by stage, milliseconds per decoded token and to the first one, and tokens that fit."""
-    rows = table(found)
-    sizes, present = sorted(rows["tokens"].unique()), [c for c in METHODS if c in set(rows["method"])]
+    """A figure of the seconds of a chunk by stage, the milliseconds of a token and of the first one, and the tokens that fit.
+
+    A method has one colour and marker in all panels, a stage one hatch. Thin lines go from the least to the largest repeat,
+    where the file has them.
+    """
+    rows, largest = spreads(found), found.get("largest") or {}
+    methods = [name for name in NAMES if name in set(rows["method"])]
+    below = ["token", "first", *(["fits"] if largest else [])]
+    bars = 0.2 * (len(rows) + rows["tokens"].nunique())  # inches: a line for every bar and every size
     with plt.rc_context(STYLE):
-        largest = found.get("largest")
-        widths = (1.6, 1, 1) if largest else (1.6, 1)
-        fig, (chunk, token, *rest) = plt.subplots(1, len(widths), figsize=(TWO_COLUMNS, 2.7), width_ratios=widths)
-        places, labels = [], []
-        for group, size in enumerate(sizes):
-            for i, method in enumerate(present):
-                row = rows[(rows["tokens"] == size) & (rows["method"] == method)]
-                if row.empty:
-                    continue
-                place, bottom = group * (len(present) + 1) + i, 0.0
-                for stage, color in STAGES.items():
-                    height = row[stage].iloc[0] if stage in row and row[stage].notna().all() else 0.0
-                    chunk.bar(
-                        place, height, bottom=bottom, color=color, width=0.8, linewidth=0, label=stage if not places else None
-                    )
-                    bottom += height
-                places.append(place)
-                labels.append(method)
-            chunk.annotate(
-                f"{size / 1000:g}k tokens", (group * (len(present) + 1) + (len(present) - 1) / 2, 1.0),
-                xycoords=("data", "axes fraction"), xytext=(0, -8), textcoords="offset points", ha="center", fontsize=7,
-            )  # fmt: skip
-        chunk.set_xticks(places, labels, rotation=90, fontsize=6)
-        chunk.set(ylabel="seconds per chunk", title="One chunk, by stage")
-        chunk.margins(y=0.15)
-        chunk.grid(axis="x", visible=False)
-        fig.legend(*chunk.get_legend_handles_labels(), loc="outside lower left", ncols=len(STAGES), fontsize=6, columnspacing=1)
-        for method in present:
-            part = rows[rows["method"] == method].sort_values("tokens")
-            token.plot(part["tokens"], 1e3 * part["token"], marker="o", color=METHODS[method], label=method)
-            token.plot(part["tokens"], 1e3 * part["ttft"], marker="^", linestyle=":", color=METHODS[method])
-        token.set(
-            xscale="log",
-            yscale="log",
-            xlabel="tokens in the cache",
-            ylabel="milliseconds",
-            title="A token (—), the first (···)",
-        )
-        token.set_xticks(sizes, [f"{size / 1000:g}k" for size in sizes])
-        token.minorticks_off()
-        fig.legend(
-            *token.get_legend_handles_labels(), loc="outside lower right", ncols=len(present), fontsize=6, columnspacing=1
-        )
-        for fits in rest:
-            fits.bar(list(largest), [n / 1e3 for n in largest.values()], color=[METHODS[c] for c in largest], width=0.6)
-            for i, n in enumerate(largest.values()):
-                fits.annotate(f"{n // 1000}k", (i, n / 1e3), xytext=(0, 2), textcoords="offset points", ha="center", fontsize=7)
-            fits.set(ylabel="thousand tokens", title=f"What fits in {found['limit_bytes'] / 2**30:.1f} GiB")
-            fits.tick_params(axis="x", rotation=90)
-            fits.margins(y=0.1)
-            fits.grid(axis="x", visible=False)
+        size = dict(figsize=(TWO_COLUMNS, bars + 4.0), height_ratios=[bars, 1.6])
+        fig, panels = plt.subplot_mosaic([["chunk"] * len(below), below], **size)
+        _draw_chunks(panels["chunk"], rows, methods, found)
+        for name, title in (("token", "A decoded token"), ("first", "The first token")):
+            _draw_milliseconds(panels[name], rows, methods, COLUMNS[name])
+            panels[name].set(xlabel="tokens in the cache", title=title)
+        panels["token"].set_ylabel("milliseconds")
+        if largest:
+            _draw_largest(panels["fits"], largest)
+            panels["fits"].set_title(f"Fits in {found['limit_bytes'] / 2**30:.1f} GiB")
+        stages = [Patch(facecolor=BLACK, edgecolor="white", hatch=hatch, label=stage) for stage, hatch in STAGES.items()]
+        legend_below(fig, ncols=2, more=stages)
     plt.close(fig)
     return fig
+
+
+def _draw_chunks(axis: Axes, rows: pd.DataFrame, methods: list[str], found: dict) -> None:
+    """Draw a bar per size and method, from above, with the stages in a row, below a line with the size."""
+    texts, looks = [], looks_of(methods)
+    for tokens, group in rows.groupby("tokens"):
+        texts.append(f"{tokens / 1000:g}k tokens:")
+        for row in group.to_dict("records"):
+            left = 0.0
+            for stage, hatch in STAGES.items():
+                width = row[stage] if pd.notna(row.get(stage)) else 0.0
+                look = {"color": looks[row["method"]]["color"], "edgecolor": "white", "linewidth": 0, "hatch": hatch}
+                axis.barh(len(texts), width, left=left, height=0.8, **look)
+                left += width
+            if pd.notna(row["chunk least"]):
+                bounds = [[row["chunk"] - row["chunk least"]], [row["chunk largest"] - row["chunk"]]]
+                axis.errorbar([row["chunk"]], [len(texts)], xerr=bounds, **INTERVAL | {"color": BLACK})
+            texts.append(row["method"])
+    axis.set_yticks(range(len(texts)), texts)
+    spread = "lines: least and largest" if rows["chunk least"].notna().any() else "spread not kept"
+    axis.set_xlabel(f"seconds per chunk (median of {found['parameters']['repeats']}; {spread})")
+    axis.set(xlim=(0, None), ylim=(len(texts) - 0.4, -0.6))
+    axis.set_title("One chunk, by stage" + ("; only one cache size was measured" if rows["tokens"].nunique() == 1 else ""))
+    axis.grid(axis="y", visible=False)
+
+
+def _draw_milliseconds(axis: Axes, rows: pd.DataFrame, methods: list[str], column: str) -> None:
+    """Draw a point per method beside each other for every size. No line joins them: nothing was measured between the sizes."""
+    sizes = sorted(rows["tokens"].unique())
+    for i, (name, look) in enumerate(looks_of(methods).items()):
+        part = rows[rows["method"] == name]
+        at = part["tokens"].map(sizes.index) + 0.2 * (i - (len(methods) - 1) / 2)
+        value, least, largest = (1e3 * part[f"{column}{end}"] for end in ("", " least", " largest"))
+        bounds = [value - least, largest - value]
+        axis.errorbar(at, value, yerr=bounds, label=NAMES[name], **look | INTERVAL)
+    ticks = _ticks(1e3 * rows[[f"{name}{end}" for name in COLUMNS.values() for end in ("", " least", " largest")]])
+    axis.set(yscale="log", xlim=(-0.6, len(sizes) - 0.4), ylim=(0.9 * ticks[0], 1.1 * ticks[-1]))
+    axis.set_yticks(ticks, [f"{tick:g}" for tick in ticks])
+    axis.minorticks_off()
+    axis.set_xticks(range(len(sizes)), [f"{size / 1000:g}k" for size in sizes])
+    axis.grid(axis="x", visible=False)
+
+
+def _ticks(values: pd.DataFrame) -> list[float]:
+    """1, 2 and 5 times powers of ten, from the last one below all `values` to the first one above them."""
+    ticks = [digit * 10.0**power for power in range(-6, 9) for digit in (1, 2, 5)]
+    low, high = values.min().min(), values.max().max()
+    return [tick for tick, above, below in zip(ticks, ticks[1:], [0.0, *ticks], strict=False) if above > low and below < high]
+
+
+def _draw_largest(axis: Axes, largest: dict[str, int]) -> None:
+    looks = looks_of(largest)
+    axis.bar(
+        range(len(largest)), [n / 1e3 for n in largest.values()], color=[look["color"] for look in looks.values()], width=0.6
+    )
+    for i, n in enumerate(largest.values()):
+        axis.annotate(f"{n // 1000}k", (i, n / 1e3), xytext=(0, 2), textcoords="offset points", ha="center")
+    axis.set_xticks(range(len(largest)), [name.replace(", ", ",\n") for name in largest])
+    axis.set(ylabel="thousand tokens")
+    axis.margins(y=0.15)
+    axis.grid(axis="x", visible=False)
 
 
 def text(found: dict) -> str:

@@ -15,9 +15,12 @@ from matplotlib.font_manager import fontManager
 from matplotlib.text import Text
 from PIL import Image
 
-from kvlib.lab.figures import answer_plots, fonts, memory_plots, position_plots, style
+from kvlib.evictor import POSITION_MODES
+from kvlib.lab.figures import answer_plots, fonts, memory_plots, position_plots, recipes, style
 from kvlib.lab.report import paths
 from kvlib.lab.report.report import Report
+from kvlib.policies import POLICIES
+from kvlib.policies.scorers import SCORERS
 
 
 def test_figures_are_not_left_open_in_pyplot():
@@ -30,6 +33,67 @@ def test_the_style_stays_inside_the_module():
     before = dict(plt.rcParams)
     answer_plots.plot_accuracy_over_length(SCORES)
     assert dict(plt.rcParams) == before
+
+
+def stored(name: str) -> list[Figure]:
+    """The stored figures of that name, small and of full size."""
+    folders = [paths.FIGURES, paths.FIGURES / "full_size"]
+    return [recipes.draw(name, folder) for folder in folders if (folder / "data" / f"{name}.json").is_file()]
+
+
+@pytest.mark.parametrize("name", recipes.RECIPES)
+def test_every_figure_fits_the_page_with_readable_texts_and_nothing_over_the_panels(name):
+    for fig in stored(name):
+        assert fig.get_size_inches()[0] in (style.ONE_COLUMN, style.TWO_COLUMNS)
+        fig.draw_without_rendering()
+        shown = [text for text in fig.findobj(Text) if text.get_visible() and text.get_text()]
+        assert min(text.get_fontsize() for text in shown) >= 10
+        panels = [axis.get_tightbbox() for axis in fig.axes if axis.get_visible()]
+        boxes = [text.get_window_extent() for text in (fig._supxlabel, fig._supylabel, fig._suptitle) if text is not None]
+        for legend in [legend.get_window_extent() for legend in fig.legends]:
+            assert legend.x0 >= 0 and legend.x1 <= fig.bbox.x1, "inside the figure"
+            assert not any(legend.overlaps(box) for box in [*panels, *boxes]), "the legend covers something"
+
+
+def drawn_names(name: str) -> set[str]:
+    """The names in the columns of a figure's data that have colours of their own."""
+    columns = ("position_mode", "contender", "method", "kind", "run", "configuration")
+    found = set()
+    for folder in (paths.FIGURES, paths.FIGURES / "full_size"):
+        for path in (folder / "data").glob(f"{name}_*.csv"):
+            table = recipes.read_table(path)
+            found |= {str(value) for column in columns if column in table for value in table[column]}
+    return found
+
+
+@pytest.mark.parametrize("name", recipes.RECIPES)
+def test_the_names_of_a_figure_differ_in_colour_and_in_a_grey_print(name):
+    looks = style.looks_of(sorted(drawn_names(name)))
+    assert len({look["color"] for look in looks.values()}) == len(looks)
+    assert len({(look["marker"], look["markerfacecolor"] == "white") for look in looks.values()}) == len(looks)
+
+
+def test_a_name_has_one_look_whatever_stands_beside_it_and_no_two_names_share_a_colour():
+    names = list(style.LOOKS)
+    alone = {name: style.looks_of([name])[name] for name in names}
+    assert style.looks_of(reversed(names)) == alone == style.looks_of(names)
+    colors = [look["color"] for look in [*style.LOOKS.values(), *style.SPARE[: len(style.SPARE) // 2]]]
+    assert len({color.upper() for color in colors}) == len(colors)
+    assert set(style.SAME.values()) <= set(names)
+    assert style.looks_of(["sink_window"])["sink_window"] == alone["remap"]
+
+
+def test_every_policy_scorer_and_position_mode_has_a_look():
+    assert {*POLICIES, *SCORERS, *POSITION_MODES} - {"importance"} <= {*style.LOOKS, *style.SAME}
+
+
+def test_names_that_are_not_known_differ_as_long_as_looks_are_left():
+    names = [f"a run {i}" for i in range(len(style.SPARE))]
+    looks = style.looks_of(names)
+    assert len({str(look) for look in looks.values()}) == len(names)
+    few = style.looks_of(names[: len(names) // 2])
+    assert len({look["color"] for look in few.values()}) == len(few)
+    assert set(style.looks_of([*names, "one more"])) == {*names, "one more"}
 
 
 DRAW = """

@@ -5,9 +5,13 @@ import sys
 
 import pytest
 import torch
+from matplotlib.colors import to_rgba
+from matplotlib.container import ErrorbarContainer
+from matplotlib.text import Text
 
 from kvlib import EvictionConfig
 from kvlib.lab.doctor import count_parameters
+from kvlib.lab.figures.style import looks_of
 from kvlib.lab.report import paths
 
 FOLDER = paths.ROOT / "benchmarks"
@@ -140,8 +144,50 @@ def test_the_table_and_the_figure_are_those_of_the_results():
     assert (FOLDER / "results" / "h200_3b.txt").read_text() == draw.text(RESULTS)
     bars = draw.draw(RESULTS).axes[0].patches
     assert len(bars) == 4 * len(draw.table(RESULTS))
-    heights = sum(bar.get_height() for bar in bars)
-    assert heights == pytest.approx(sum(sum(row["seconds"].get(s, 0) for s in draw.STAGES) for row in RESULTS["runs"]))
+    widths = sum(bar.get_width() for bar in bars)
+    assert widths == pytest.approx(sum(sum(row["seconds"].get(s, 0) for s in draw.STAGES) for row in RESULTS["runs"]))
+
+
+def test_a_method_has_one_colour_in_all_panels_of_the_figure_and_a_stage_one_hatch():
+    chunk, token, first, fits = draw.draw(RESULTS).axes
+    colors = {name: to_rgba(look["color"]) for name, look in looks_of(draw.NAMES).items()}
+    assert len(set(colors.values())) == 4
+    names = [text.get_text() for text in chunk.get_yticklabels()]
+    for bar in chunk.patches:
+        assert bar.get_facecolor() == colors[names[round(bar.get_y() + bar.get_height() / 2)]]
+    assert {bar.get_hatch() or "" for bar in chunk.patches} == set(draw.STAGES.values())
+    for axis in (token, first):
+        drawn = {found.get_label(): to_rgba(found.lines[0].get_color()) for found in axis.containers}
+        assert drawn == {draw.NAMES[name]: color for name, color in colors.items()}
+        assert {found.lines[0].get_linestyle() for found in axis.containers} == {"None"}
+    assert [bar.get_facecolor() for bar in fits.patches] == [colors[name] for name in RESULTS["largest"]]
+
+
+def test_the_spread_of_the_repeats_is_drawn_where_it_was_kept():
+    assert "spread not kept" in draw.draw(RESULTS).axes[0].get_xlabel()
+    kept = json.loads(json.dumps(RESULTS))
+    for row in kept["runs"]:
+        row["spread"] = {"chunk": [0.1, 9.0], "ttft": [0.001, 2.0], "decode_tokens_per_s": [1.0, 1000.0]}
+    chunk, token, first, _ = draw.draw(kept).axes
+    assert "lines: least and largest" in chunk.get_xlabel()
+    bars = [found for found in chunk.containers if isinstance(found, ErrorbarContainer)]
+    assert len(bars) == len(draw.table(kept))
+    assert {tuple(found.lines[2][0].get_segments()[0][:, 0].round(9)) for found in bars} == {(0.1, 9.0)}
+    for axis, ends in ((token, (1.0, 1000.0)), (first, (1.0, 2000.0))):
+        drawn = {tuple(part[:, 1].round(9)) for found in axis.containers for part in found.lines[2][0].get_segments()}
+        assert drawn == {ends}, "milliseconds"
+        assert axis.get_ylim()[0] < 1 and axis.get_ylim()[1] > 2000
+
+
+def test_a_single_cache_size_is_said_to_be_the_only_one():
+    single = json.loads((FOLDER / "results" / "h200_7b.json").read_text())
+    assert draw.draw(single).axes[0].get_title().endswith("only one cache size was measured")
+    assert draw.draw(RESULTS).axes[0].get_title() == "One chunk, by stage"
+
+
+def test_no_text_of_the_figure_is_smaller_than_ten_points():
+    fig = draw.draw(RESULTS)
+    assert min(text.get_fontsize() for text in fig.findobj(Text) if text.get_text()) >= 10
 
 
 PUBLISHED = {  # parameters, as the model pages of the published checkpoints say

@@ -82,7 +82,7 @@ RECIPES = {
         answer_plots.plot_strategies,
         tables.strategies,
         "Exact answers now and backward of strategies without training, with 95% intervals, and their mean time per chunk. n "
-        "is the number of answers.",
+        "is the number of answers, in the table now / backward.",
     ),
     "05_retention": Recipe(
         answer_plots.plot_retention,

@@ -64,7 +64,7 @@ LOOKS = {
     "keep": _look(RED, "s", "--", False),
     "remap": _look(BLUE, "o"),
     "compact": _look("#5E9C2E", "P", (0, (4, 1)), False),
-    "unrotated": _look("#B8860B", "X", ":"),
+    "unrotated": _look("#B8860B", "s", ":"),
     "8-bit": _look("#7FB9D6", "^", "-.", False),
     # policies and scorers
     "none": _look(GREY, "X", "--"),

@@ -12,6 +12,7 @@ from kvlib.lab.report.statistics import median_interval, wilson
 from kvlib.lab.report.text import printable
 
 LONGEST = 40  # rows of a table that stays on one page; a longer one is a longtable
+WIDEST = 30  # characters of a text in one line; a column with a longer one is 4.5 cm wide and breaks its lines
 SPECIAL = {character: f"\\{character}" for character in "&%$#_{}"} | {
     "\\": r"\textbackslash{}",
     "~": r"\textasciitilde{}",
@@ -22,10 +23,10 @@ RIGHT = "right (%) [95%]"  # the column of shares with intervals
 
 
 def latex(table: pd.DataFrame, caption: str, label: str | None = None) -> str:
-    """A LaTeX table (booktabs; longtable for many rows) of the texts of `table`: columns of numbers right, the others left."""
+    """A LaTeX table (booktabs; longtable for many rows) of the texts of `table`, which fits a page of 16 cm."""
+    sides = "".join(_side(table[column].astype(str)) for column in table)
     cells = table.astype(str).map(escaped).rename(columns=escaped)
-    sides = ["r" if cells[column].str.fullmatch(NUMBER).all() else "l" for column in cells]
-    options = dict(index=False, escape=False, caption=escaped(caption), column_format="".join(sides))
+    options = dict(index=False, escape=False, caption=escaped(caption), column_format=sides)
     if len(table) > LONGEST:
         return cells.to_latex(longtable=True, label=label, **options)
     return cells.to_latex(position="tbp", label=label, **options)
@@ -91,7 +92,7 @@ def lines(lines: pd.DataFrame, asks: pd.DataFrame) -> pd.DataFrame:
     ]
     for name, right in (("subtitles found", lines.loc[known, "found"]), ("right answers", asks["exact"])):
         if n := len(right):
-            rows.append(("", "", f"{name}, n = {n}", "", percent(right.mean(), *wilson(right.sum(), n)) + " %"))
+            rows.append(("", "", f"{name}, n = {n}: {percent(right.mean(), *wilson(right.sum(), n))} %", "", ""))
     return pd.DataFrame(rows, columns=["no.", "on screen (s)", "subtitle", "read at (s)", "found"])
 
 
@@ -122,9 +123,7 @@ def strategies(summary: pd.DataFrame) -> pd.DataFrame:
     for question in ("now", "backward"):
         bounds = zip(*(summary[f"{question}{end}"] for end in ("", "_low", "_high")), strict=True)
         columns[f"{question} (%) [95%]"] = [percent(*found) for found in bounds]
-    columns["n (now / backward)"] = [
-        f"{now} / {back}" for now, back in zip(summary["now_n"], summary["backward_n"], strict=True)
-    ]
+    columns["n"] = [f"{now} / {back}" for now, back in zip(summary["now_n"], summary["backward_n"], strict=True)]
     return pd.DataFrame(columns | {"ms a chunk": [f"{1e3 * s:.1f}" for s in summary["seconds"]]})
 
 
@@ -141,7 +140,7 @@ def timeline(timeline: pd.DataFrame) -> pd.DataFrame:
     last = timeline["moment"].max()
     stored = timeline[timeline["moment"] == last].groupby("contender", sort=False)["alive"]
     early = stored.agg(lambda alive: (alive < (last + 1) / 2).sum())
-    table = pd.DataFrame({"chunks stored at the end": stored.count(), "of these, from the first half": early})
+    table = pd.DataFrame({"chunks stored at the end": stored.count(), "from the first half": early})
     table = table.reindex(timeline["contender"].unique()).rename_axis("method").reset_index()
     return table.assign(**{"n (chunks streamed)": int(last) + 1})
 
@@ -182,6 +181,13 @@ def _shares(scores: pd.DataFrame, columns: dict[str, str], counted: bool = True)
     cells = [percent(*bounds) for bounds in zip(scores["accuracy"], scores["low"], scores["high"], strict=True)]
     table = scores[list(columns)].rename(columns=columns)
     return table.assign(**{RIGHT: cells} | ({"n": scores["n"]} if counted else {}))
+
+
+def _side(column: pd.Series) -> str:
+    """How LaTeX sets a column of texts: numbers on the right, other texts on the left."""
+    if column.str.fullmatch(NUMBER).all():
+        return "r"
+    return "p{4.5cm}" if column.str.len().max() > WIDEST else "l"
 
 
 def _median(values: pd.Series) -> str:
