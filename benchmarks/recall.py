@@ -65,12 +65,12 @@ def chunk_seconds(engines: dict[str, VideoStreamingInference], frames, device) -
 
 
 def index_seconds(model, device, vectors: int, repeats: int) -> dict:
-    """Scoring `INDEXED` chunks with so many mean keys each."""
+    """Scoring `INDEXED` chunks with a mean and a variance of so many blocks each."""
     config, index = model.config.text_config, KeyIndex()
     heads, size = config.num_attention_heads, config.hidden_size // config.num_attention_heads
-    shape = vectors, config.num_hidden_layers, config.num_key_value_heads, size
+    shape = vectors, 2, config.num_hidden_layers, config.num_key_value_heads, size
     for number in range(INDEXED):
-        index.add(number, torch.randn(shape, device=device, dtype=model.dtype), range(number))
+        index.add(number, torch.rand(shape, device=device, dtype=model.dtype), range(number))
     queries = torch.randn(config.num_hidden_layers, heads, size, device=device)
     seconds = timed(lambda: index.shares(queries, range(INDEXED)), device, repeats)
     return {"chunks": INDEXED, "vectors_per_chunk": vectors, "seconds": seconds, "bytes": index.nbytes}

@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from safetensors import SafetensorError
 
-from kvlib.archive.chunks import ArchivedChunk, MeanKeys, computed_states
+from kvlib.archive.chunks import ArchivedChunk, KeyStatistics, computed_states
 from kvlib.archive.index import KeyIndex
 from kvlib.archive.manifest import FOLDER, MEMORY, Description, identity
 from kvlib.archive.places import FolderPlace, MemoryPlace, empty_folder
@@ -20,7 +20,7 @@ FAILURES = OSError, MemoryError, SafetensorError  # safetensors has its own erro
 
 
 class Archive:
-    """Keeps the chunks of a stream in `place`, and finds them again by their mean keys.
+    """Keeps the chunks of a stream in `place`, and finds them again by the mean and variance of their keys.
 
     limit_bytes: of keys and values; the oldest chunks that the stream no longer stores are dropped; None = no limit. rotary:
     the model's rotary embedding. rotated: whether stored keys are.
@@ -30,7 +30,7 @@ class Archive:
 
     def __init__(self, place: MemoryPlace | FolderPlace, rotary, rotated: bool, limit_bytes: int | None):
         self.place, self.limit_bytes = place, limit_bytes
-        self.index, self.mean_keys, self.failure = KeyIndex(), MeanKeys(rotary, rotated), ""
+        self.index, self.statistics, self.failure = KeyIndex(), KeyStatistics(rotary, rotated), ""
         self.committed = 0  # chunks that the place's manifest counts
         self._doomed: set[int] = set()  # dropped by a state that may not have been committed
         self._writer = ThreadPoolExecutor(1, "archive")
@@ -73,19 +73,19 @@ class Archive:
     def _store(self, before: StreamState, made: StreamState) -> StreamState:
         span, spread = made.chunks[-1], made.spread[-1]
         parts = computed_states(made, len(made.chunks) - 1)
-        means, nbytes = self.mean_keys(parts, span, spread), sum(part.nbytes for part in parts)
-        self.index.add(span.index, means, (chunk.span.index for chunk in made.archived))
+        statistics, nbytes = self.statistics(parts, span, spread), sum(part.nbytes for part in parts)
+        self.index.add(span.index, statistics, (chunk.span.index for chunk in made.archived))
         self._remove_doomed(before)
         kept = self._within_limit(made, nbytes)
         dropped = {chunk.span.index for chunk in made.archived} - {chunk.span.index for chunk in kept}
         entry = ArchivedChunk(span, nbytes, spread, lambda: job.result()())
         made = replace(made, archived=(*kept, entry), archive_dropped=made.archive_dropped + len(dropped))
-        ready = [_event(tensor) for tensor in (*parts, means)]
+        ready = [_event(tensor) for tensor in (*parts, statistics)]
 
         def write() -> Callable[[], torch.Tensor]:
             if self.committed != before.chunks_seen:  # a state that was written, and then not committed in memory
                 self.place.commit(before)
-            read = self.place.put(span, _on_host(parts, ready[:-1]), spread, _on_host([means], ready[-1:]))
+            read = self.place.put(span, _on_host(parts, ready[:-1]), spread, _on_host([statistics], ready[-1:]))
             self.place.commit(made)
             self.committed = made.chunks_seen
             return read

@@ -6,12 +6,12 @@ from itertools import groupby
 
 import torch
 
-from kvlib.ops.positions import rotary_tables, rotate_keys, undo_rope
+from kvlib.ops.positions import rotary_tables, rotated, rotation, undo_rope
 from kvlib.ops.storage import EIGHT_BIT
 from kvlib.state import ChunkSpan, StreamState
 from kvlib.steps import ROTATED_AT_ONCE
 
-BLOCK = 640  # most tokens that share one mean key: five vectors for a temporal grid of 1080p
+BLOCK = 640  # most tokens that share a mean and a variance: five blocks for a temporal grid of 1080p
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,12 +40,13 @@ def computed_states(state: StreamState, place: int) -> tuple[torch.Tensor, ...]:
     return parts
 
 
-class MeanKeys:
-    """Computes the mean keys without rotation of every block of a chunk.
+class KeyStatistics:
+    """Computes the mean and the variance of the keys without rotation, of every block of a chunk.
 
-    One vector for each temporal grid is needed to find a scene within a chunk; large grids are divided into blocks of rows of
-    at most `BLOCK` tokens. rotary: the model's rotary embedding; rotated: whether stored keys are. What depends on the layout
-    of a chunk alone is kept on the devices, since most chunks have the layout of the last one: nothing waits for a copy there.
+    One vector of each for each temporal grid is needed to find a scene within a chunk; large grids are divided into blocks of
+    rows of at most `BLOCK` tokens. rotary: the model's rotary embedding; rotated: whether stored keys are. What depends on the
+    layout of a chunk alone is kept on the devices, since most chunks have the layout of the last one: nothing waits for a copy
+    there.
     """
 
     def __init__(self, rotary, rotated: bool):
@@ -53,17 +54,19 @@ class MeanKeys:
         self._layout: tuple[torch.Tensor, dict] = torch.empty(0), {}
 
     def __call__(self, parts: tuple[torch.Tensor, ...], span: ChunkSpan, spread: torch.Tensor) -> torch.Tensor:
-        """[vectors, layers, KV heads, head dim] of a chunk's `parts`, as `computed_states` gives them; `spread`: the positions
-        of its tokens less its start, int64 [3, tokens]. In the dtype of the states, bf16 for 8-bit ones."""
-        means = []
+        """[vectors, 2 (mean, variance), layers, KV heads, head dim] of a chunk's `parts`, as `computed_states` gives them;
+        `spread`: the positions of its tokens less its start, int64 [3, tokens]. In the dtype of the states, bf16 for 8-bit
+        ones."""
+        moments = []
         for part in parts:
             average, cos, sin = self._on_device(spread, part.device)
             for states in part.split(max(1, ROTATED_AT_ONCE // part[0, 0].numel())):
                 keys = states[:, 0].float()
-                means.append(average @ (undo_rope(keys, cos, sin) if self.rotated else keys))
-        made = torch.cat([mean.to(means[0].device) for mean in means]).permute(2, 0, 1, 3)
-        if self.rotated:  # by the positions within the chunk; and by its origin, which all its tokens share
-            made = rotate_keys(made, -span.origin, self.rotary.inv_freq)
+                moments.append(_moments(average, undo_rope(keys, cos, sin) if self.rotated else keys))
+        mean, square, cross = (torch.cat([one.to(moments[0][0].device) for one in each]) for each in zip(*moments, strict=True))
+        if self.rotated:  # so far by the positions within the chunk; now by its origin, which all its tokens share
+            mean, square = _turned(mean, square, cross, *rotation(-span.origin, self.rotary.inv_freq.to(mean.device)))
+        made = torch.stack([mean, (square - mean.square()).clamp(min=0)]).permute(3, 0, 1, 2, 4)
         return made.to(torch.bfloat16 if parts[0].dtype == EIGHT_BIT else parts[0].dtype)
 
     def _on_device(self, spread: torch.Tensor, device: torch.device) -> tuple[torch.Tensor, ...]:
@@ -81,8 +84,24 @@ class MeanKeys:
         return known[device]
 
 
+def _moments(average: torch.Tensor, keys: torch.Tensor) -> tuple[torch.Tensor, ...]:
+    """Of keys [..., tokens, head dim] in every block: the mean of each number and of its square, [..., blocks, head dim], and
+    of the product of the two numbers that RoPE rotates together, [..., blocks, head dim / 2]."""
+    low, high = keys.chunk(2, -1)
+    return average @ keys, average @ keys.square(), average @ (low * high)
+
+
+def _turned(mean: torch.Tensor, square: torch.Tensor, cross: torch.Tensor, cos, sin) -> tuple[torch.Tensor, torch.Tensor]:
+    """The first two results of `_moments` as they would be of keys rotated by the angles of `rotation`."""
+    low, high = square.chunk(2, -1)
+    twice = 2 * sin * cos * cross
+    turned = torch.cat([low * cos**2 - twice + high * sin**2, high * cos**2 + twice + low * sin**2], -1)
+    return rotated(mean, cos, sin), turned
+
+
 def key_blocks(spread: torch.Tensor) -> list[slice]:
-    """The stretches of a chunk's tokens that get a mean key each: those with one temporal position, divided when they are long.
+    """The stretches of a chunk's tokens of which `KeyStatistics` computes a mean and a variance each: those with one temporal
+    position, divided when they are long.
 
     Text advances its positions on all axes with every token, so that it forms no stretch. Without any stretch the whole chunk
     is one."""

@@ -13,7 +13,7 @@ from kvlib.evictor import EvictionConfig
 from kvlib.policies import POLICIES
 from kvlib.state import StreamState
 
-VERSION = 2
+VERSION = 3
 FOLDER, MEMORY = "folder", "memory"
 SAMPLES = 64  # numbers of every parameter that tell one model from another
 

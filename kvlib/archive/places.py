@@ -23,7 +23,7 @@ class MemoryPlace:
 
     path = None  # it has none
 
-    def put(self, span: ChunkSpan, states: torch.Tensor, spread: torch.Tensor, means: torch.Tensor) -> Callable:
+    def put(self, span: ChunkSpan, states: torch.Tensor, spread: torch.Tensor, statistics: torch.Tensor) -> Callable:
         """Keep the states of a chunk; what is returned gives them back."""
         return lambda: states
 
@@ -49,13 +49,13 @@ class FolderPlace:
             unfinished.unlink()
         (path / OWNER).write_text(self.owner)
 
-    def put(self, span: ChunkSpan, states: torch.Tensor, spread: torch.Tensor, means: torch.Tensor) -> Callable:
-        """Write the states of a chunk [layers, 2, KV heads, tokens, head dim], its positions and its mean keys; what is
+    def put(self, span: ChunkSpan, states: torch.Tensor, spread: torch.Tensor, statistics: torch.Tensor) -> Callable:
+        """Write the states of a chunk [layers, 2, KV heads, tokens, head dim], its positions and its `KeyStatistics`; what is
         returned reads the states back."""
         self._check_owner()
         path = self.path / chunk_name(span.index)
         unfinished = path.with_suffix(UNFINISHED)
-        tensors = {"states": states.contiguous(), "spread": spread.contiguous(), "means": means.contiguous()}
+        tensors = {"states": states.contiguous(), "spread": spread.contiguous(), "statistics": statistics.contiguous()}
         save_file(tensors, unfinished, metadata={"span": json.dumps(asdict(span))})
         os.replace(unfinished, path)
         return partial(read_states, path)

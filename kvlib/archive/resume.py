@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 
 from kvlib.archive.archive import Archive, is_rotated, make_archive
-from kvlib.archive.chunks import ArchivedChunk, MeanKeys, computed_states
+from kvlib.archive.chunks import ArchivedChunk, KeyStatistics, computed_states
 from kvlib.archive.index import KeyIndex
 from kvlib.archive.manifest import FOLDER, MEMORY, Description, config_from_json, identity, numbers_in, read_manifest
 from kvlib.archive.places import (
@@ -72,10 +72,10 @@ def save_stream(manager: KVCacheManager, folder: Path, model, drop_static: float
     describe = Description(identity(model), manager.cache.stored_dtype, drop_static, kind, limit)
     describe(state)  # a policy that cannot be written is refused before the folder is made
     place = FolderPlace(empty_folder(folder), describe)
-    mean_keys = MeanKeys(model.model.language_model.rotary_emb, is_rotated(state.config))
+    statistics = KeyStatistics(model.model.language_model.rotary_emb, is_rotated(state.config))
 
     def put(span: ChunkSpan, parts: tuple[torch.Tensor, ...], spread: torch.Tensor) -> None:
-        place.put(span, torch.cat([part.cpu() for part in parts]), spread, mean_keys(parts, span, spread).cpu())
+        place.put(span, torch.cat([part.cpu() for part in parts]), spread, statistics(parts, span, spread).cpu())
 
     for chunk in state.evicted.values():
         put(chunk.span, (chunk.load(),), chunk.spread)
@@ -128,8 +128,8 @@ def restored_archive(
 ) -> tuple[ArchivedChunk, ...]:
     """The archived chunks with these `numbers`, oldest first, from `folder`; for a `place` in memory they are read now.
 
-    Their mean keys go to `index`, on `device`. A file that cannot be read is left out, with a warning. What else the folder of
-    `place` holds was dropped, or never committed, and is deleted."""
+    The statistics of their keys go to `index`, on `device`. A file that cannot be read is left out, with a warning. What else
+    the folder of `place` holds was dropped, or never committed, and is deleted."""
     archived: list[ArchivedChunk] = []
     for path in sorted(folder.glob(CHUNK_FILES)):
         number = chunk_number(path)
@@ -137,11 +137,11 @@ def restored_archive(
             place.remove(number)
             continue
         try:
-            (states, spread, means), span = read_chunk(path, "states", "spread", "means"), read_span(path)
+            (states, spread, statistics), span = read_chunk(path, "states", "spread", "statistics"), read_span(path)
         except ValueError as error:
             warnings.warn(str(error), stacklevel=2)
             continue
-        index.add(number, means.to(device), numbers)
-        load = partial(read_states, path) if place.path else place.put(span, states.clone(), spread, means)
+        index.add(number, statistics.to(device), numbers)
+        load = partial(read_states, path) if place.path else place.put(span, states.clone(), spread, statistics)
         archived.append(ArchivedChunk(span, states.nbytes, spread.clone(), load))
     return tuple(archived)

@@ -50,13 +50,13 @@ def test_the_limit_drops_the_oldest_evicted_chunks(model, processor, frames, whe
     assert {row["index"] for row in recalled} <= set(kept) - stored
     if where != "memory":
         assert len(list(where.glob("chunk-*.safetensors"))) <= len(kept) + 1
-    assert engine.cache_manager.archive.index.table.rows.shape[2] == 64, "rows of dropped chunks are used again"
+    assert engine.cache_manager.archive.index.table.rows.shape[3] == 64, "rows of dropped chunks are used again"
 
 
 def test_index_rows_of_dropped_chunks_are_used_again():
     index = KeyIndex()
     for number in range(1000):
-        index.add(number, torch.full((2, 1, 1, 4), float(number)), range(max(0, number - 20), number))
+        index.add(number, torch.full((2, 2, 1, 1, 4), float(number)), range(max(0, number - 20), number))
     assert len(index.table.owners) == 64
     shares = index.shares(torch.full((1, 1, 4), 1e-4), range(980, 1000))
     assert [*shares] == list(range(999, 979, -1)), "the larger the keys the larger the share"
@@ -64,11 +64,26 @@ def test_index_rows_of_dropped_chunks_are_used_again():
     assert index.shares(torch.ones(1, 1, 4), []) == {}
 
 
+def test_a_chunk_of_which_one_key_stands_out_is_found():
+    """Both chunks have the same mean key; in one of them a single key is far from it, and attention goes to that one."""
+    even = torch.ones(16, 4)
+    outlying = even.clone()
+    outlying[0, 0] += 15
+    outlying[1:, 0] -= 1
+    index = KeyIndex()
+    for number, keys in enumerate((even, outlying)):
+        index.add(number, torch.stack([keys.mean(0), keys.var(0, correction=0)])[None, :, None, None], [])
+    query = torch.tensor([1.0, 0, 0, 0])
+    exact = torch.stack([(keys @ query / 2).exp().mean() for keys in (even, outlying)])
+    shares = index.shares(query.view(1, 1, 4), [0, 1])
+    assert [*shares] == [1, 0] and (exact[1] > 10 * exact[0]) and shares[1] > 0.8
+
+
 def test_a_chunk_added_twice_counts_once():
     index = KeyIndex()
     for value in (5.0, 1.0):
-        index.add(0, torch.full((1, 1, 1, 4), value), [])
-    index.add(1, torch.full((1, 1, 1, 4), 1.0), [0])
+        index.add(0, torch.full((1, 2, 1, 1, 4), value), [])
+    index.add(1, torch.full((1, 2, 1, 1, 4), 1.0), [0])
     assert index.shares(torch.ones(1, 1, 4), [0, 1]) == pytest.approx({0: 0.5, 1: 0.5})
 
 

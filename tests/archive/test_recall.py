@@ -6,7 +6,7 @@ from helpers import QUESTION, QUESTION_TURN
 from transformers import DynamicCache
 
 from kvlib import EvictionConfig, VideoStreamingInference
-from kvlib.archive.chunks import MeanKeys, key_blocks
+from kvlib.archive.chunks import KeyStatistics, key_blocks
 from kvlib.evictor import POSITION_MODES
 from kvlib.ops.positions import chunk_positions
 
@@ -188,7 +188,7 @@ def test_a_quarter_of_the_budget_is_kept_free_unless_the_configuration_says_how_
     assert made(None).recall_tokens == 0
 
 
-def test_mean_keys_are_those_without_rotation(streamed, model):
+def test_statistics_are_those_of_keys_without_rotation(streamed, model):
     """Of a chunk of four frames, two temporal grids, against transformers' rotary embedding in the other direction."""
     engine = streamed(6, count=4, max_cache_tokens=400)
     chunk = engine.cache_manager.state.archived[4]
@@ -198,12 +198,13 @@ def test_mean_keys_are_those_without_rotation(streamed, model):
     plain = states[:, 0] * cos + torch.cat([high, -low], -1) * sin
     blocks = key_blocks(chunk.spread)
     assert [block.stop - block.start for block in blocks] == [6, 6], "one block for each temporal grid of 2 x 3"
-    found = MeanKeys(rotary, True)((states,), chunk.span, chunk.spread)
-    expected = torch.stack([plain[:, :, block].mean(2) for block in blocks])
-    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
+    found = KeyStatistics(rotary, True)((states,), chunk.span, chunk.spread)
+    for part, each in enumerate((lambda keys: keys.mean(2), lambda keys: keys.var(2, correction=0))):
+        expected = torch.stack([each(plain[:, :, block]) for block in blocks])
+        torch.testing.assert_close(found[:, part], expected, rtol=1e-4, atol=1e-4)
 
 
-def test_a_grid_with_one_token_left_has_a_mean_key(streamed):
+def test_a_grid_with_one_token_left_has_statistics(streamed):
     spread, _ = chunk_positions(3, (3, 2, 3), 4, 0, 2.0)
     kept = torch.ones(spread.shape[1], dtype=torch.bool)
     kept[[*range(9, 13), 14, *range(15, 21)]] = False  # one token of the second grid, none of the third
@@ -231,9 +232,10 @@ def test_the_share_of_a_chunk_is_its_attention_among_the_evicted_ones(streamed, 
     queries = queries * cos[0] + torch.cat([high, -low], -1) * sin[0]
     stored = {chunk.index for chunk in manager.chunks}
     evicted = [chunk for chunk in manager.state.archived if chunk.span.index not in stored]
-    mean_keys = MeanKeys(rotary, True)
-    means = torch.stack([mean_keys((c.load(),), c.span, c.spread)[0] for c in evicted])
-    logits = torch.einsum("clkd,lkgd->lkgc", means, queries.unflatten(1, (means.shape[2], -1))) * means.shape[-1] ** -0.5
+    statistics = KeyStatistics(rotary, True)
+    mean, variance = torch.stack([statistics((c.load(),), c.span, c.spread)[0] for c in evicted], 1)
+    asked = queries.unflatten(1, (mean.shape[2], -1)) * mean.shape[-1] ** -0.5
+    logits = torch.einsum("clkd,lkgd->lkgc", mean, asked) + torch.einsum("clkd,lkgd->lkgc", variance, asked**2) / 2
     expected = logits.softmax(-1).mean((0, 1, 2))
     recalled = engine.ask(QUESTION, max_new_tokens=1, do_sample=False, recall=[c.span.index for c in evicted[:2]])[1][
         "recalled"

@@ -193,7 +193,7 @@ def test_folders_and_models_that_do_not_fit(streamed, tmp_path):
     for damaged, message in (
         (text[:100], "is damaged"),
         ("[]", "is damaged"),
-        (text.replace('"version": 2', '"version": 9'), "9"),
+        (text.replace('"version": 3', '"version": 9'), "9"),
     ):
         manifest.write_text(damaged)
         with pytest.raises(ValueError, match=message):
