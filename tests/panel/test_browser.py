@@ -102,7 +102,8 @@ def page(lab):
         page.set_default_timeout(1000 * PATIENCE)
         expect.set_options(timeout=1000 * PATIENCE)
         page.goto(lab)
-        expect(page.get_by_text("Python 3 (ipykernel) | Idle")).to_be_visible()  # what is run before is lost
+        ready = page.get_by_text("Python 3 (ipykernel) | Idle")
+        expect(ready).to_be_visible(timeout=4000 * PATIENCE)  # what is run before is lost
         page.locator(".lm-MenuBar-itemLabel", has_text="Run").click()
         page.get_by_text("Run All Cells", exact=True).click()
         to_the_panel(page)
