@@ -151,6 +151,8 @@ if __name__ == "__main__":
     parser.add_argument("--list", action="store_true", help="print the steps and how long they take, and stop")
     parser.add_argument("--jobs", type=int, default=1, help="steps at a time; one that measures times runs alone")
     options = parser.parse_args()
+    if options.jobs < 1:
+        parser.error(f"--jobs {options.jobs}: give at least 1")
     chosen = options.steps or list(STEPS)
     if unknown := set(chosen) - set(STEPS):
         parser.error(f"{', '.join(sorted(unknown))}: no such step; there are {', '.join(STEPS)}")

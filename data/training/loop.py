@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from training.feed import Feed
-from training.history import History, Progress, heads_path, load_state, save_state
+from training.history import History, Progress, heads_path, load_state, save_state, state_path
 from training.model.checkpoint import build_model, build_tokenizer, save_checkpoint
 from training.model.checks import check_forward, monitor
 from training.model.muon import Muon
@@ -40,9 +40,10 @@ def train(settings: Settings) -> None:
     log = settings.out / "log.jsonl"
     if log.exists() and not settings.resume:
         raise FileExistsError(f"{log} is the log of another run: give --resume to go on with it, or another folder")
-    if settings.resume and not heads_path(settings.out).exists():
+    if settings.resume and not any(path(settings.out).exists() for path in (state_path, heads_path)):
         raise FileNotFoundError(
-            f"there is no {heads_path(settings.out)} to go on from: leave out --resume, and give an empty folder"
+            f"there is no {state_path(settings.out)} and no {heads_path(settings.out).name} beside it to go on from: "
+            "leave out --resume, and give an empty folder"
         )
     ranks = max(1, torch.cuda.device_count())
     if ranks == 1:

@@ -63,10 +63,12 @@ class KeyStatistics:
             for states in part.split(max(1, ROTATED_AT_ONCE // part[0, 0].numel())):
                 keys = states[:, 0].float()
                 moments.append(_moments(average, undo_rope(keys, cos, sin) if self.rotated else keys))
-        mean, square, cross = (torch.cat([one.to(moments[0][0].device) for one in each]) for each in zip(*moments, strict=True))
+        device = moments[0][0].device
+        mean, variance, covariance = (torch.cat([one.to(device) for one in each]) for each in zip(*moments, strict=True))
         if self.rotated:  # so far by the positions within the chunk; now by its origin, which all its tokens share
-            mean, square = _turned(mean, square, cross, *rotation(-span.origin, self.rotary.inv_freq.to(mean.device)))
-        made = torch.stack([mean, (square - mean.square()).clamp(min=0)]).permute(3, 0, 1, 2, 4)
+            angles = rotation(-span.origin, self.rotary.inv_freq.to(device))
+            mean, variance = rotated(mean, *angles), _rotated_variance(variance, covariance, *angles)
+        made = torch.stack([mean, variance]).permute(3, 0, 1, 2, 4)
         return made.to(torch.bfloat16 if parts[0].dtype == EIGHT_BIT else parts[0].dtype)
 
     def _on_device(self, spread: torch.Tensor, device: torch.device) -> tuple[torch.Tensor, ...]:
@@ -85,18 +87,22 @@ class KeyStatistics:
 
 
 def _moments(average: torch.Tensor, keys: torch.Tensor) -> tuple[torch.Tensor, ...]:
-    """Of keys [..., tokens, head dim] in every block: the mean of each number and of its square, [..., blocks, head dim], and
-    of the product of the two numbers that RoPE rotates together, [..., blocks, head dim / 2]."""
-    low, high = keys.chunk(2, -1)
-    return average @ keys, average @ keys.square(), average @ (low * high)
+    """Of keys [..., tokens, head dim] in every block: mean and variance of each number, [..., blocks, head dim], and the
+    covariance of the two numbers that RoPE rotates together, [..., blocks, head dim / 2]. average: of `_on_device`.
+
+    The mean is subtracted first: some numbers of a key lie hundreds of standard deviations from 0 (the biases of Qwen2.5), and
+    the difference of two means of squares would be lost to rounding.
+    """
+    mean = average @ keys
+    low, high = (centred := keys - average.sign().T @ mean).chunk(2, -1)
+    return mean, average @ centred.square(), average @ (low * high)
 
 
-def _turned(mean: torch.Tensor, square: torch.Tensor, cross: torch.Tensor, cos, sin) -> tuple[torch.Tensor, torch.Tensor]:
-    """The first two results of `_moments` as they would be of keys rotated by the angles of `rotation`."""
-    low, high = square.chunk(2, -1)
-    twice = 2 * sin * cos * cross
-    turned = torch.cat([low * cos**2 - twice + high * sin**2, high * cos**2 + twice + low * sin**2], -1)
-    return rotated(mean, cos, sin), turned
+def _rotated_variance(variance: torch.Tensor, covariance: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
+    """The variance of `_moments` as it would be of keys rotated by the angles of `rotation`."""
+    low, high = variance.chunk(2, -1)
+    shift = 2 * sin * cos * covariance
+    return torch.cat([low * cos**2 - shift + high * sin**2, high * cos**2 + shift + low * sin**2], -1)
 
 
 def key_blocks(spread: torch.Tensor) -> list[slice]:

@@ -1,5 +1,7 @@
 """Recall: what a question sees is what a cache rebuilt by transformers' own rotation and attention would show it."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 from helpers import QUESTION, QUESTION_TURN
@@ -202,6 +204,20 @@ def test_statistics_are_those_of_keys_without_rotation(streamed, model):
     for part, each in enumerate((lambda keys: keys.mean(2), lambda keys: keys.var(2, correction=0))):
         expected = torch.stack([each(plain[:, :, block]) for block in blocks])
         torch.testing.assert_close(found[:, part], expected, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("offset", [30, 300])
+def test_the_variance_of_keys_far_from_zero_is_not_lost_to_rounding(model, offset):
+    """Some numbers of real keys have a large mean that all tokens share."""
+    rotary, (spread, _) = model.model.language_model.rotary_emb, chunk_positions(3, (2, 20, 30), 4, 0, 2.0)
+    size, origin = 2 * len(rotary.inv_freq), 5000
+    plain = torch.randn(1, 1, spread.shape[1], size, generator=torch.manual_seed(0)) + offset
+    cos, sin = rotary(torch.zeros(1, 1), (spread + origin)[:, None])
+    low, high = plain.chunk(2, -1)
+    keys = plain * cos + torch.cat([-high, low], -1) * sin
+    found = KeyStatistics(rotary, True)((torch.stack([keys, keys], 1),), SimpleNamespace(origin=origin), spread)
+    expected = torch.stack([plain[:, :, block].var(2, correction=0) for block in key_blocks(spread)])
+    torch.testing.assert_close(found[:, 1], expected, rtol=0, atol=5e-3)
 
 
 def test_a_grid_with_one_token_left_has_statistics(streamed):

@@ -33,7 +33,7 @@ def both(request):
 
 
 def noise(count: int, height: int, width: int, coarse: int) -> torch.Tensor:
-    """Smooth noise, uint8 [count, height, width, 3], whose largest details have `coarse` pixels."""
+    """Noise uint8 [count, height, width, 3], interpolated from random pixels that are `coarse` pixels apart."""
     made = torch.rand(count, 3, max(2, height // coarse), max(2, width // coarse), generator=torch.manual_seed(0))
     grown = F.interpolate(made * 255, (height, width), mode="bilinear", align_corners=True)
     return grown.round().to(torch.uint8).permute(0, 2, 3, 1).contiguous()

@@ -87,6 +87,11 @@ def test_an_unknown_step_is_refused():
     assert done.returncode == 2 and "lenghts: no such step; there are evaluation" in done.stderr
 
 
+def test_no_step_at_a_time_is_refused():
+    done = script("--jobs", "0", "--list")
+    assert done.returncode == 2 and "--jobs 0: give at least 1" in done.stderr
+
+
 def test_a_step_that_has_ended_on_this_commit_is_not_run_again(small, tmp_path):
     small("exit 0", "exit 0")
     assert full.redo(["first", "second"], "abc") == []

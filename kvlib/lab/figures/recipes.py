@@ -117,10 +117,10 @@ RECIPES = {
     "06_ranking": Recipe(
         recall_plots.plot_ranking,
         tables.ranking,
-        "Left: the attention of a question to an evicted chunk's mean keys, over an even share: of the right card, and of the "
-        "chunk ranked first when no evicted chunk holds the answer. Right: what is ranked first when an evicted card is asked "
-        "for. n is the number of questions. In the table, the share is that of the questions at or above the least attention "
-        "for automatic recall, or of what was ranked first, with 95% Wilson intervals.",
+        "Left: the attention of a question to an evicted chunk, as the index estimates it, over an even share: of the right "
+        "card, and of the chunk ranked first when no evicted chunk holds the answer. Right: what is ranked first when an "
+        "evicted card is asked for. n is the number of questions. In the table, the share is that of the questions at or above "
+        "the least attention for automatic recall, or of what was ranked first, with 95% Wilson intervals.",
     ),
     "07_modes": Recipe(
         benchmark_plots.plot_modes,
@@ -149,7 +149,7 @@ def make(name: str, report: Report, **data) -> Figure:
         )
     folder = paths.figure_dir(report.output_dir)
     store(name, folder, report.provenance(), data)
-    return redraw(name, folder)
+    return _write_figure(name, folder)
 
 
 def store(name: str, folder: Path, provenance: dict, data: dict) -> None:
@@ -182,13 +182,8 @@ def redraw(name: str, folder: Path) -> Figure:
     Raises FileNotFoundError when its data are not there, ValueError for an unknown `FIGURE_LANG`, and RuntimeError when
     a Chinese figure is asked for and no Chinese font is installed.
     """
-    if language() == "zh":
-        chinese_font()  # raises where there is none
-    known = _read_record(name, folder)
-    _write_record(name, folder, known)
-    figure = draw(name, folder)
-    save_figure(figure, _file_name(name), folder, known["provenance"])
-    return figure
+    _write_record(name, folder, _read_record(name, folder))
+    return _write_figure(name, folder)
 
 
 def redraw_all(folders: Iterable[Path]) -> list[Path]:
@@ -211,6 +206,14 @@ def read_table(path: Path) -> pd.DataFrame:
     """A table as `store` wrote it."""
     table = pd.read_csv(path, keep_default_na=False, na_values=[MISSING])
     return table.set_index("name") if table.columns[0] == "name" else table
+
+
+def _write_figure(name: str, folder: Path) -> Figure:
+    if language() == "zh":
+        chinese_font()  # raises where there is none
+    figure = draw(name, folder)
+    save_figure(figure, _file_name(name), folder, _read_record(name, folder)["provenance"])
+    return figure
 
 
 def _write_record(name: str, folder: Path, known: dict) -> None:
