@@ -15,7 +15,7 @@ from kvlib.lab.figures.style import looks_of
 from kvlib.lab.report import paths
 
 FOLDER = paths.ROOT / "benchmarks"
-sys.path.insert(0, str(FOLDER))
+sys.path[:0] = [str(FOLDER), str(FOLDER / "public")]
 
 import draw  # noqa: E402
 import drop_static  # noqa: E402
@@ -24,6 +24,7 @@ import logits  # noqa: E402
 import measure  # noqa: E402
 import methods  # noqa: E402
 import shapes  # noqa: E402
+import streamed_once  # noqa: E402
 
 RESULTS = json.loads((FOLDER / "results" / "h200_3b.json").read_text())
 
@@ -199,3 +200,16 @@ PUBLISHED = {  # parameters, as the model pages of the published checkpoints say
 @pytest.mark.parametrize("name", shapes.SHAPES)
 def test_shapes_have_as_many_parameters_as_the_published_models(processor, name):
     assert count_parameters(shapes.config(name, processor.tokenizer)) == PUBLISHED[name]
+
+
+def test_hours_of_a_benchmark_by_hand():
+    found = streamed_once.projected(
+        [10.0, 12.0, 11.0], [20.0, 21.0, 21.0], seconds=110, questions=5, device="NVIDIA H100, 79 GiB"
+    )
+    assert found["seconds_per_question"] == pytest.approx(2.0)  # medians: 11 s without questions, 10 s for five questions
+    assert found["projected_hours"] == pytest.approx(46.4 * 11 / 110 + 3035 * 2 / 3600)
+    low, high = (hours / found["projected_hours"] for hours in found["calculated_hours"]["RTX 4090"])
+    assert (low, high) == (pytest.approx(3.35 / 1.008), pytest.approx(989 / 165.2))
+    assert "calculated_hours" not in streamed_once.projected([1.0], [2.0], 1, 1, "cpu")
+    with pytest.raises(ValueError, match="below the noise: give more --questions"):
+        streamed_once.projected([10.0, 12.0], [20.0, 11.9], seconds=110, questions=5, device="cpu")
