@@ -2,10 +2,12 @@
 
     .venv/bin/python benchmarks/draw.py benchmarks/results/h200_3b.json
 
-Writes the tables as text and a figure as PDF and PNG beside the JSON file. Needs no model and no GPU.
+Writes the tables as text and a figure as PDF and PNG beside the JSON file. Needs no model and no GPU. With `FIGURE_LANG=zh` in
+the environment the figure is in Chinese and its name ends in `_zh`.
 """
 
 import argparse
+import hashlib
 import json
 import math
 from pathlib import Path
@@ -15,7 +17,9 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.patches import Patch
 
-from kvlib.lab.figures.style import BLACK, INTERVAL, STYLE, TWO_COLUMNS, legend_below, looks_of
+from kvlib.lab.figures.fonts import chinese_font
+from kvlib.lab.figures.labels import file_name, label, language
+from kvlib.lab.figures.style import BLACK, INTERVAL, STYLE, TWO_COLUMNS, legend_below, looks_of, save_figure
 
 STAGES = {"prepare": "||||", "vision": "", "evict": "xxxx", "language": "////"}  # hatches
 NAMES = {  # of the methods, as the legend explains them
@@ -123,12 +127,12 @@ def draw(found: dict):
         _draw_chunks(panels["chunk"], rows, methods, found)
         for name, title in (("token", "A decoded token"), ("first", "The first token")):
             _draw_milliseconds(panels[name], rows, methods, COLUMNS[name])
-            panels[name].set(xlabel="tokens in the cache", title=title)
-        panels["token"].set_ylabel("milliseconds")
+            panels[name].set(xlabel=label("tokens in the cache"), title=label(title))
+        panels["token"].set_ylabel(label("milliseconds"))
         if largest:
             _draw_largest(panels["fits"], largest)
-            panels["fits"].set_title(f"Fits in {found['limit_bytes'] / 2**30:.1f} GiB")
-        stages = [Patch(facecolor=BLACK, edgecolor="white", hatch=hatch, label=stage) for stage, hatch in STAGES.items()]
+            panels["fits"].set_title(label(f"Fits in {found['limit_bytes'] / 2**30:.1f} GiB"))
+        stages = [Patch(facecolor=BLACK, edgecolor="white", hatch=h, label=label(stage)) for stage, h in STAGES.items()]
         legend_below(fig, ncols=2, more=stages)
     plt.close(fig)
     return fig
@@ -138,7 +142,7 @@ def _draw_chunks(axis: Axes, rows: pd.DataFrame, methods: list[str], found: dict
     """Draw a bar per size and method, from above, with the stages in a row, below a line with the size."""
     texts, looks = [], looks_of(methods)
     for tokens, group in rows.groupby("tokens"):
-        texts.append(f"{tokens / 1000:g}k tokens:")
+        texts.append(label(f"{_short(tokens)} tokens:"))
         for row in group.to_dict("records"):
             left = 0.0
             for stage, hatch in STAGES.items():
@@ -149,12 +153,13 @@ def _draw_chunks(axis: Axes, rows: pd.DataFrame, methods: list[str], found: dict
             if pd.notna(row["chunk least"]):
                 bounds = [[row["chunk"] - row["chunk least"]], [row["chunk largest"] - row["chunk"]]]
                 axis.errorbar([row["chunk"]], [len(texts)], xerr=bounds, **INTERVAL | {"color": BLACK})
-            texts.append(row["method"])
+            texts.append(label(row["method"]))
     axis.set_yticks(range(len(texts)), texts)
     spread = "lines: least and largest" if rows["chunk least"].notna().any() else "spread not kept"
-    axis.set_xlabel(f"seconds per chunk (median of {found['parameters']['repeats']}; {spread})")
+    axis.set_xlabel(label(f"seconds per chunk (median of {found['parameters']['repeats']}; {spread})"))
     axis.set(xlim=(0, None), ylim=(len(texts) - 0.4, -0.6))
-    axis.set_title("One chunk, by stage" + ("; only one cache size was measured" if rows["tokens"].nunique() == 1 else ""))
+    single = "; only one cache size was measured" if rows["tokens"].nunique() == 1 else ""
+    axis.set_title(label(f"One chunk, by stage{single}"))
     axis.grid(axis="y", visible=False)
 
 
@@ -166,12 +171,12 @@ def _draw_milliseconds(axis: Axes, rows: pd.DataFrame, methods: list[str], colum
         at = part["tokens"].map(sizes.index) + 0.2 * (i - (len(methods) - 1) / 2)
         value, least, largest = (1e3 * part[f"{column}{end}"] for end in ("", " least", " largest"))
         bounds = [value - least, largest - value]
-        axis.errorbar(at, value, yerr=bounds, label=NAMES[name], **look | INTERVAL)
+        axis.errorbar(at, value, yerr=bounds, label=label(NAMES[name]), **look | INTERVAL)
     ticks = _ticks(1e3 * rows[[f"{name}{end}" for name in COLUMNS.values() for end in ("", " least", " largest")]])
     axis.set(yscale="log", xlim=(-0.6, len(sizes) - 0.4), ylim=(0.9 * ticks[0], 1.1 * ticks[-1]))
     axis.set_yticks(ticks, [f"{tick:g}" for tick in ticks])
     axis.minorticks_off()
-    axis.set_xticks(range(len(sizes)), [f"{size / 1000:g}k" for size in sizes])
+    axis.set_xticks(range(len(sizes)), [_short(size) for size in sizes])
     axis.grid(axis="x", visible=False)
 
 
@@ -183,16 +188,24 @@ def _ticks(values: pd.DataFrame) -> list[float]:
 
 
 def _draw_largest(axis: Axes, largest: dict[str, int]) -> None:
-    looks = looks_of(largest)
-    axis.bar(
-        range(len(largest)), [n / 1e3 for n in largest.values()], color=[look["color"] for look in looks.values()], width=0.6
-    )
+    heights, colors = [n / _unit() for n in largest.values()], [look["color"] for look in looks_of(largest).values()]
+    axis.bar(range(len(largest)), heights, color=colors, width=0.6)
     for i, n in enumerate(largest.values()):
-        axis.annotate(f"{n // 1000}k", (i, n / 1e3), xytext=(0, 2), textcoords="offset points", ha="center")
-    axis.set_xticks(range(len(largest)), [name.replace(", ", ",\n") for name in largest])
-    axis.set(ylabel="thousand tokens")
+        axis.annotate(_short(n), (i, heights[i]), xytext=(0, 2), textcoords="offset points", ha="center")
+    axis.set_xticks(range(len(largest)), [label(name).replace(", ", ",\n").replace("，", "，\n") for name in largest])
+    axis.set(ylabel=label("thousand tokens"))
     axis.margins(y=0.15)
     axis.grid(axis="x", visible=False)
+
+
+def _unit() -> int:
+    """What tokens are counted in: thousands, in Chinese ten thousands (万)."""
+    return 10_000 if language() == "zh" else 1000
+
+
+def _short(tokens: int) -> str:
+    """A number of tokens such as 130k. In Chinese it is 13: the labels beside it name the unit."""
+    return f"{tokens / _unit():g}" + ("" if language() == "zh" else "k")
 
 
 def text(found: dict) -> str:
@@ -233,10 +246,9 @@ def main() -> None:
     path = parser.parse_args().file
     found = json.loads(path.read_text())
     path.with_suffix(".txt").write_text(text(found))
-    figure = draw(found)
-    with plt.rc_context(STYLE):
-        figure.savefig(path.with_suffix(".pdf"), metadata={"CreationDate": None})
-        figure.savefig(path.with_suffix(".png"), dpi=300)
+    if language() == "zh":
+        chinese_font()  # raises where there is none
+    save_figure(draw(found), file_name(path.stem), path.parent, {"data": hashlib.sha256(path.read_bytes()).hexdigest()})
     print(path.with_suffix(".txt").read_text())
 
 

@@ -6,12 +6,14 @@
     .venv/bin/python data/full.py --jobs 6        # several steps at a time, where there are cores for them
 
 Everything is made from one commit, in `results/full/`: the folder must be without uncommitted changes. A step that has ended is not
-run again on the same commit. When all steps have ended, their files are copied over the committed ones. The numbers in the
-READMEs are held to these files by `tests/documents` and `tests/scripts`, which then name those that are to be changed by hand.
+run again on the same commit. When all steps have ended, their files are copied over the committed ones, and the Chinese figures,
+some of which README.zh.md shows, are drawn again from the new data. The numbers in the READMEs are held to these files by
+`tests/documents` and `tests/scripts`, which then name those that are to be changed by hand.
 """
 
 import argparse
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -24,7 +26,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from kvlib.lab.report import paths  # noqa: E402
 
 OUT = paths.RESULTS / "full"
-WORKBOOK = [str(Path(sys.executable).with_name("kvlib")), "workbook"]
+KVLIB = str(Path(sys.executable).with_name("kvlib"))
+WORKBOOK = [KVLIB, "workbook"]
 SPEED = "--shapes reader --device cpu --out {out}/cpu_reader.json"
 ANSWERS = [sys.executable, "benchmarks/answers.py"]
 
@@ -101,7 +104,7 @@ def run(name: str, at: str) -> bool:
     shutil.rmtree(out, ignore_errors=True)
     out.mkdir(parents=True)
     started = time.time()
-    ended = subprocess.run([word.format(out=out) for word in step.command], cwd=paths.ROOT)
+    ended = subprocess.run([word.format(out=out) for word in step.command], cwd=paths.ROOT, env=in_language("en"))
     minutes = round((time.time() - started) / 60, 1)
     print(
         f"{name}: {'ended' if ended.returncode == 0 else f'failed with status {ended.returncode}'} after {minutes} min",
@@ -114,10 +117,14 @@ def run(name: str, at: str) -> bool:
 
 def redo(names: list[str], at: str, jobs: int = 1) -> list[str]:
     """Run steps on the commit `at`, `jobs` at a time, and copy their files over the committed ones when all have ended well;
-    returns the names of those that failed.
+    returns the names of those that failed. When figures were copied, the Chinese ones are drawn again.
 
-    Raises FileNotFoundError, before anything is copied, when a file that belongs there was not made.
+    Raises FileNotFoundError, before anything is copied, when a file that belongs there was not made, and SystemExit, before
+    anything is run, when figures are to be made and no Chinese font is installed.
     """
+    figures = any(target.startswith("figures") for name in names for target in STEPS[name].copies.values())
+    if figures:
+        need_chinese_font()
     together = [name for name in names if not STEPS[name].alone]
     with ThreadPoolExecutor(jobs) as pool:
         ended = dict(zip(together, pool.map(lambda name: run(name, at), together), strict=True))
@@ -127,6 +134,8 @@ def redo(names: list[str], at: str, jobs: int = 1) -> list[str]:
         return failed
     for path, target in [made for name in names for made in files_of(name)]:
         shutil.copy(path, target)
+    if figures:
+        redraw_chinese()
     return []
 
 
@@ -139,6 +148,28 @@ def files_of(name: str) -> list[tuple[Path, Path]]:
             raise FileNotFoundError(f"step {name} has made no {pattern} in {OUT / name}")
         files += [(path, paths.ROOT / target) for path in found]
     return files
+
+
+def need_chinese_font() -> None:
+    """Raise SystemExit, which names the remedy, when no Chinese font is installed."""
+    from kvlib.lab.figures.fonts import chinese_font  # loads matplotlib, which the list does without
+
+    try:
+        chinese_font()
+    except RuntimeError as error:
+        raise SystemExit(f"the Chinese figures could not be drawn again: {error}") from None
+
+
+def redraw_chinese() -> None:
+    """Draw the Chinese figures from the committed data. Raises SystemExit when that fails."""
+    if subprocess.run([KVLIB, "figures"], cwd=paths.ROOT, env=in_language("zh")).returncode:
+        raise SystemExit(
+            "the new files were copied, but the Chinese figures are the old ones: run `FIGURE_LANG=zh make figures`"
+        )
+
+
+def in_language(language: str) -> dict[str, str]:
+    return os.environ | {"FIGURE_LANG": language}
 
 
 def _git(*arguments: str) -> str:

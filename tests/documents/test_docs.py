@@ -1,5 +1,7 @@
 """What stands beside the code: both languages say the same, links lead somewhere, and hooks and CI run what `make` runs."""
 
+import hashlib
+import json
 import re
 import tomllib
 from collections import Counter
@@ -9,8 +11,10 @@ import pytest
 import yaml
 from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
+from PIL import Image
 
 from kvlib.evictor import POSITION_MODES
+from kvlib.lab.figures import recipes
 from kvlib.lab.report.paths import ROOT
 
 ENGLISH, CHINESE, GLOSSARY = "README.md", "README.zh.md", "docs/glossary.md"
@@ -48,8 +52,8 @@ def pictures(name: str) -> list[str]:
 
 
 def targets(name: str) -> set[str]:
-    """What a document links to, without places in a page; a page that is in both languages counts by its English name."""
-    links = {target.split("#")[0].replace(".zh.md", ".md") for target in LINK.findall(prose(name))}
+    """What a document links to, without places in a page; what is in both languages counts by its English name."""
+    links = {target.split("#")[0].replace(".zh.md", ".md").replace("_zh.png", ".png") for target in LINK.findall(prose(name))}
     return links - {"", PurePosixPath(name.replace(".zh.md", ".md")).name}
 
 
@@ -79,9 +83,33 @@ def test_both_languages_have_the_same_code_apart_from_comments(first, second):
 
 
 @pytest.mark.parametrize(("first", "second"), PAIRS)
-def test_both_languages_show_the_same_pictures_and_link_the_same_files(first, second):
-    assert pictures(first) == pictures(second)
+def test_both_languages_link_the_same_files_and_show_the_same_pictures_each_in_its_language(first, second):
+    assert [in_chinese(picture) for picture in pictures(first)] == pictures(second)
     assert targets(first) == targets(second)
+
+
+def in_chinese(picture: str) -> str:
+    return picture if "/screenshots/" in picture else picture.replace(".png", "_zh.png")
+
+
+def test_every_chinese_picture_has_its_english_one_and_git_keeps_those_that_are_shown():
+    for folder in ("figures", "benchmarks"):
+        drawn = list((ROOT / folder).rglob("*_zh.png"))
+        assert drawn and all(path.with_name(path.name.replace("_zh", "")).is_file() for path in drawn)
+    kept = {line.removeprefix("!/") for line in text(".gitignore").splitlines() if line.startswith("!/")}
+    assert kept == {picture for picture in pictures(CHINESE) if picture.endswith("_zh.png")}
+
+
+@pytest.mark.parametrize("picture", [picture for picture in pictures(CHINESE) if picture.endswith("_zh.png")])
+def test_a_chinese_picture_is_drawn_from_the_present_data(picture):
+    path = ROOT / picture
+    drawn_from = json.loads(Image.open(path).text["Description"])["data"]
+    name = path.stem.removesuffix("_zh")
+    if picture.startswith("figures/"):
+        assert drawn_from == recipes.digest(name, path.parent), "draw it again: FIGURE_LANG=zh make figures"
+    else:
+        expected = hashlib.sha256(path.with_name(f"{name}.json").read_bytes()).hexdigest()
+        assert drawn_from == expected, "draw it again: FIGURE_LANG=zh .venv/bin/python benchmarks/draw.py"
 
 
 @pytest.mark.parametrize(("first", "second"), PAIRS)

@@ -2,7 +2,9 @@
 
 import ast
 import inspect
+import json
 import re
+import sys
 
 import pytest
 from drawn import texts
@@ -19,17 +21,24 @@ from kvlib.lab.figures import (
 )
 from kvlib.lab.report import paths
 
+sys.path.insert(0, str(paths.ROOT / "benchmarks"))
+
+import draw  # noqa: E402
+
 # What a Chinese figure may say in Latin letters: position modes, policies and scorers, a benchmark's tasks, units, a type of
-# numbers, and n, the number of samples.
+# numbers, libraries, and n, the number of samples.
 NAMES = set(
     "keep remap compact unrotated none sink_window uniform importance value_norm key_norm temporal_redundancy surprise random "
-    "last_n recompute_recent OCR EPM ASI HLD MiB GiB bf16 n".split()
+    "last_n recompute_recent OCR EPM ASI HLD MiB GiB bf16 kvlib transformers n".split()
 )
 STORED = [
     (folder, path.stem)
     for folder in (paths.FIGURES, paths.FIGURES / "full_size")
     for path in sorted((folder / "data").glob("*.json"))
 ]
+
+PICTURES = (paths.ROOT / "benchmarks/results").glob("*.png")
+SPEEDS = sorted(path.with_suffix(".json") for path in PICTURES if not path.stem.endswith("_zh"))
 
 
 def latin_words(shown: list[str]) -> set[str]:
@@ -49,6 +58,20 @@ def test_stored_figures_are_drawn_in_chinese(folder, name, monkeypatch, chinese_
     shown = texts(recipes.draw(name, folder))
     assert any(re.search("[\u4e00-\u9fff]", text) for text in shown)
     assert not latin_words(shown)
+
+
+@pytest.mark.parametrize("spread", [{}, {"chunk": [0.0, 99.0], "ttft": [0.0001, 99.0]}], ids=["no spread", "spread"])
+@pytest.mark.parametrize("path", SPEEDS, ids=lambda path: path.stem)
+def test_the_speed_is_drawn_in_chinese(path, spread, monkeypatch, chinese_font):
+    monkeypatch.setenv("FIGURE_LANG", "zh")
+    found = json.loads(path.read_text())
+    for row in found["runs"]:
+        row["spread"] = spread
+    shown = texts(draw.draw(found))
+    assert "缓存中的词元数（万）" in shown and not latin_words(shown)
+    if path.stem == "h200_3b":
+        assert {"0.5 万词元：", "5.4 万词元：", "13 万词元："} <= set(shown), "5k, 54k and 130k"
+        assert {"22", "41", "82", "词元数（万）"} <= set(shown), "220k, 410k and 820k"
 
 
 @pytest.mark.parametrize(
@@ -106,7 +129,7 @@ def test_all_stored_figures_are_tested():
         ("exact answers\n(95% Wilson intervals)", "完全正确的比例\n（95% 威尔逊区间）"),
         ("current line\n(n = 3 to 18)", "当前行\n（n = 3 至 18）"),
         ("95% interval 22.9 to 24.6 ms", "95% 区间 22.9 至 24.6 毫秒"),
-        ("with recall, 48 chunks", "有召回，48 块"),
+        ("with recall, 48 chunks", "召回，48 块的流"),
         ("backward (n = 40)", "回顾（n = 40）"),
         ("overlapping windows + ask while it runs", "重叠窗口 + 边看边问"),
         ("sink + window", "汇聚点 + 窗口"),

@@ -63,7 +63,7 @@ def test_a_plot_without_rows_has_axes():
 def test_the_plot_is_drawn_in_chinese(monkeypatch):
     monkeypatch.setenv("FIGURE_LANG", "zh")
     texts = {element.text for element in svg(live_plot(ROWS, 250, "clip")).iter("text")}
-    assert {"已存词元", "每块时间", "毫秒", "块", "已占用 1.17 MiB，预算 250"} <= texts
+    assert {"已存词元", "每块用时", "毫秒", "块", "已占用 1.17 MiB，预算 250"} <= texts
     assert not {text for text in texts if re.search("[A-Za-z]", text)} - {"已占用 1.17 MiB，预算 250"}
 
 

@@ -9,6 +9,7 @@ import pytest
 from typer.testing import CliRunner
 
 from kvlib.lab.cli import app
+from kvlib.lab.figures import fonts
 from kvlib.lab.report import paths
 
 sys.path.insert(0, str(paths.ROOT / "data"))
@@ -128,6 +129,38 @@ def test_a_file_that_was_not_made_is_named_before_anything_is_copied(small, tmp_
     with pytest.raises(FileNotFoundError, match="step second has made no second"):
         full.redo(["first", "second"], "abc")
     assert (tmp_path / "kept" / "first.csv").read_text() == "old\n"
+
+
+@pytest.fixture
+def with_figures(small, tmp_path, monkeypatch):
+    """The step `first` makes a figure. In the place of kvlib stands a command that writes down its language and arguments."""
+    small("exit 0", "exit 0")
+    (tmp_path / "figures").mkdir()
+    command = ("sh", "-c", f"echo first >> {tmp_path}/runs; echo $FIGURE_LANG > {{out}}/first.csv")
+    full.STEPS["first"] = full.Step(1, command, {"first.csv": "figures"})
+    kvlib = tmp_path / "kvlib"
+    kvlib.write_text(f"#!/bin/sh\necho $FIGURE_LANG $@ $(cat figures/first.csv) > {tmp_path}/drawn\n")
+    kvlib.chmod(0o755)
+    monkeypatch.setattr(full, "KVLIB", str(kvlib))
+    monkeypatch.setenv("FIGURE_LANG", "zh")
+    return kvlib
+
+
+def test_chinese_figures_are_drawn_again_from_the_copied_data(with_figures, tmp_path, monkeypatch):
+    monkeypatch.setattr(fonts, "font_families", lambda: ["DejaVu Sans", "a Chinese font"])
+    assert full.redo(["second"], "abc") == [] and not (tmp_path / "drawn").exists()
+    assert full.redo(["first"], "abc") == []
+    assert (tmp_path / "drawn").read_text().split() == ["zh", "figures", "en"], "the steps themselves draw in English"
+    with_figures.write_text("#!/bin/sh\nexit 1\n")
+    with pytest.raises(SystemExit, match="Chinese figures are the old ones: run `FIGURE_LANG=zh make figures`"):
+        full.redo(["first"], "abc")
+
+
+def test_without_a_chinese_font_no_step_is_run(with_figures, tmp_path, monkeypatch):
+    monkeypatch.setattr(fonts, "CHINESE_FONTS", ("No Such Font",))
+    with pytest.raises(SystemExit, match="Chinese figures could not be drawn again.*install one, such as"):
+        full.redo(["first", "second"], "abc")
+    assert not (tmp_path / "runs").exists() and not (tmp_path / "figures" / "first.csv").exists()
 
 
 def test_uncommitted_changes_are_refused(tmp_path, monkeypatch):

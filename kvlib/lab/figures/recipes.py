@@ -4,6 +4,7 @@ A figure lies in a folder as `<name>.pdf` and `<name>.png`. Its folder `data/` h
 numbers and provenance as JSON, and a LaTeX table with the caption. No model and no notebook is needed to draw it again.
 """
 
+import hashlib
 import json
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -14,7 +15,7 @@ from matplotlib.figure import Figure
 
 from kvlib.lab.figures import answer_plots, benchmark_plots, dropping_plots, memory_plots, position_plots, recall_plots, tables
 from kvlib.lab.figures.fonts import chinese_font
-from kvlib.lab.figures.labels import language
+from kvlib.lab.figures.labels import file_name, language
 from kvlib.lab.figures.style import save_figure
 from kvlib.lab.report import paths
 from kvlib.lab.report.files import as_json, write_atomic
@@ -199,7 +200,16 @@ def redraw_all(folders: Iterable[Path]) -> list[Path]:
         found += [(name, folder) for name in names]
     for name, folder in found:
         redraw(name, folder)
-    return [folder / f"{_file_name(name)}.png" for name, folder in found]
+    return [folder / f"{file_name(name)}.png" for name, folder in found]
+
+
+def digest(name: str, folder: Path) -> str:
+    """A SHA-256 digest of the stored data of a figure. A Chinese picture has the one of its data in its metadata."""
+    known = _read_record(name, folder)
+    found = hashlib.sha256(json.dumps(known["numbers"], sort_keys=True).encode())
+    for key in known["tables"]:
+        found.update(_table_path(name, folder, key).read_bytes())
+    return found.hexdigest()
 
 
 def read_table(path: Path) -> pd.DataFrame:
@@ -209,10 +219,12 @@ def read_table(path: Path) -> pd.DataFrame:
 
 
 def _write_figure(name: str, folder: Path) -> Figure:
+    provenance = _read_record(name, folder)["provenance"]
     if language() == "zh":
         chinese_font()  # raises where there is none
+        provenance |= {"data": digest(name, folder)}  # drawn later than the data were stored, perhaps from older ones
     figure = draw(name, folder)
-    save_figure(figure, _file_name(name), folder, _read_record(name, folder)["provenance"])
+    save_figure(figure, file_name(name), folder, provenance)
     return figure
 
 
@@ -235,10 +247,6 @@ def _read_record(name: str, folder: Path) -> dict:
     if not record.is_file():
         raise FileNotFoundError(f"no data of figure {name!r} at {record}: run its notebook, which stores them")
     return json.loads(record.read_text())
-
-
-def _file_name(name: str) -> str:
-    return f"{name}_zh" if language() == "zh" else name
 
 
 def _record_path(name: str, folder: Path) -> Path:
