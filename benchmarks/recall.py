@@ -104,7 +104,7 @@ def measured(name: str, device: torch.device, repeats: int) -> dict:
     vectors = len(key_blocks(archived.spread))
     found["archive"] = {
         "bytes_per_chunk": archived.nbytes,
-        "index_share": vectors * archived.nbytes / 2 / archived.span.tokens / archived.nbytes,
+        "index_share": vectors / archived.span.tokens,  # a vector's mean and variance are as large as a token's key and value
         "cache_bytes": info["cache_bytes"],
     }
     per_token = archived.nbytes // archived.span.tokens

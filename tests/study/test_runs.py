@@ -1,6 +1,8 @@
 """Runs of one engine over real H.264 files, on a tiny random model: what their tables say."""
 
+import os
 import shutil
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -209,12 +211,23 @@ def test_what_never_becomes_full_is_not_shrunk(model, processor):
     assert set(rows["stage"]) == {"before shrink"} and len(rows) == 12
 
 
-def test_threads_are_restored_after_a_failing_stream(model):
-    threads = torch.get_num_threads()
-
-    def fail(number):
-        raise RuntimeError(f"stream {number}")
-
-    with pytest.raises(RuntimeError, match="stream 0"):
-        runs.each_stream(fail, 3, model)
+def test_streams_have_processes_of_one_thread_and_keep_their_order(model):
+    offset, threads = 10, torch.get_num_threads()
+    found = runs.each_stream(lambda number: (number + offset, os.getpid(), torch.get_num_threads()), 3, model)
+    assert [number for number, *_ in found] == [10, 11, 12]
+    assert os.getpid() not in {pid for _, pid, _ in found} and {used for *_, used in found} == {1}
     assert torch.get_num_threads() == threads
+
+
+def test_an_error_of_a_stream_is_raised(model):
+    def fail(number):
+        raise KeyError(f"stream {number}")
+
+    with pytest.raises(KeyError, match="stream 0"):
+        runs.each_stream(fail, 3, model)
+
+
+def test_a_single_stream_and_those_on_a_gpu_are_processed_here(model):
+    assert runs.each_stream(lambda number: os.getpid(), 1, model) == [os.getpid()]
+    on_gpu = SimpleNamespace(device=torch.device("cuda"))
+    assert runs.each_stream(lambda number: (number, os.getpid()), 2, on_gpu) == [(0, os.getpid()), (1, os.getpid())]

@@ -5,9 +5,12 @@ import math
 import os
 import time
 from collections.abc import Callable, Iterable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ProcessPoolExecutor
 from itertools import islice
+from multiprocessing import get_context
+from multiprocessing.context import BaseContext
 
+import cloudpickle
 import numpy as np
 import pandas as pd
 import torch
@@ -209,16 +212,37 @@ def ask_periodically(engine, source: VideoSource, interval: int, question: str, 
 
 
 def each_stream(process: Callable, streams: int, model) -> list:
-    """`process(number)` for every stream number, in order; on a CPU one thread per core, each computing with one thread.
+    """`process(number)` for every stream number, in order; several on a CPU in a process per core, each with one thread.
 
-    The tensors of the embedded reader are too small for torch to profit from splitting one operation over cores.
+    The tensors of the embedded reader are too small for torch to profit from splitting one operation over cores, and threads of
+    one process wait for each other's Python code. A process receives `process` and what it refers to, the model too, once. What
+    `process` changes there is lost; what it returns or raises is handed on. A single stream, and any number on CUDA, are
+    processed here.
     """
-    workers, threads = os.cpu_count() if model.device.type == "cpu" else 1, torch.get_num_threads()
-    try:
-        with ThreadPoolExecutor(workers, initializer=torch.set_num_threads, initargs=(1,)) as pool:
-            return list(tqdm(pool.map(process, range(streams)), total=streams, desc="streams"))
-    finally:
-        torch.set_num_threads(threads)  # MKL keeps one number for the whole process
+    numbers = range(streams)
+    if model.device.type != "cpu" or streams == 1:
+        return [process(number) for number in tqdm(numbers, desc="streams")]
+    workers, pickled = min(os.cpu_count(), streams), cloudpickle.dumps(process)
+    with ProcessPoolExecutor(workers, _clean_processes(), _receive, (pickled,)) as pool:
+        return list(tqdm(pool.map(_process_received, numbers), total=streams, desc="streams"))
+
+
+def _clean_processes() -> BaseContext:
+    """Processes are forked from one that has imported this module and has computed nothing: after torch has used its threads, a
+    forked process may wait for them forever."""
+    context = get_context("forkserver")
+    context.set_forkserver_preload([__name__])
+    return context
+
+
+def _receive(pickled: bytes) -> None:
+    global _received
+    torch.set_num_threads(1)
+    _received = cloudpickle.loads(pickled)
+
+
+def _process_received(number: int):
+    return _received(number)
 
 
 def _totals(info: dict) -> dict:
