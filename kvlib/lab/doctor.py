@@ -38,7 +38,7 @@ from kvlib.ops.attention import HOPPER, has_flash
 from kvlib.ops.fused import compiles
 
 CHUNK = (4, 1080, 1920)  # frames, height, width of the chunk that is counted
-SHARE = 0.75  # of the tokens that fit: the rest is for what the vision tower and the language model need while they run
+RUNNING = int(3.5 * 2**30)  # bytes of a GPU for such a chunk while it is processed: 2.2 to 3.4 GiB in `benchmarks/results`
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 DECODERS = ("h264", "hevc", "vp9", "av1")
 
@@ -165,9 +165,9 @@ def model_rows(folder: Path, device: torch.device) -> tuple[list[Row], str]:
         Row("weights", found, "fit" if room > 0 else "do not fit: free memory, or take a smaller model", room > 0),
         Row("chunk", f"{tokens:,} tokens", "4 frames of 1920x1080; less with smaller frames"),
         Row("token", f"{in_bf16}, {in_fp32}", "layers x 2 (keys, values) x KV heads x head dimension x bytes"),
-        Row("cache", f"{fit:,} tokens", f"fit beside the weights: {fit // tokens:,} such chunks"),
+        Row("cache", f"{fit:,} tokens", f"fit beside weights and a running chunk: {fit // tokens:,} such chunks"),
     ]
-    return rows, command(folder, int(fit * SHARE)) if not problem and fit * SHARE > tokens else ""
+    return rows, command(folder, fit) if not problem and fit > tokens else ""
 
 
 def count_parameters(config: PretrainedConfig) -> int:
@@ -178,9 +178,10 @@ def count_parameters(config: PretrainedConfig) -> int:
 
 
 def tokens_beside_weights(config: PretrainedConfig, device: torch.device) -> int:
-    """Tokens whose keys and values fit into the memory that the weights leave."""
+    """Tokens whose keys and values fit into the memory that the weights leave, and on a GPU a chunk while it is processed. On a
+    CPU the other half of the RAM is for that."""
     number = number_bytes(device)
-    room = free_bytes(device) - count_parameters(config) * number
+    room = free_bytes(device) - count_parameters(config) * number - (RUNNING if device.type == "cuda" else 0)
     return max(room, 0) // bytes_per_token(config, number)
 
 

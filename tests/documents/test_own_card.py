@@ -18,11 +18,15 @@ import shapes  # noqa: E402
 RESULTS = paths.ROOT / "benchmarks/results"
 CUDA = SimpleNamespace(type="cuda")  # weights and cache in bf16, without a GPU
 OTHERS = 0.7 * 2**30  # bytes: a card of 24 GB leaves 23.3 GiB
-COLUMNS = {"Qwen2.5-VL 3B": "3b", "Qwen2.5-VL 7B": "7b", "Qwen2-VL 2B": "qwen2-2b", "Qwen3-VL 2B": "qwen3-2b"}
+SISTERS = {
+    "qwen2-2b": "Qwen2-VL 2B", "qwen2-7b": "Qwen2-VL 7B", "qwen3-2b": "Qwen3-VL 2B", "qwen3-4b": "Qwen3-VL 4B",
+    "qwen3-8b": "Qwen3-VL 8B",
+}  # fmt: skip
+COLUMNS = {"Qwen2.5-VL 3B": "3b", "Qwen2.5-VL 7B": "7b"}
+COLUMNS |= {SISTERS[shape]: shape for shape in ("qwen2-2b", "qwen3-2b", "qwen3-4b", "qwen3-8b")}
 MEASURED = {
     ("Qwen2.5-VL 3B", "H200"): "h200_3b", ("Qwen2.5-VL 3B", "H100"): "h100_3b", ("Qwen2.5-VL 7B", "H200"): "h200_7b",
-    ("Qwen2-VL 2B", "H100"): "h100_qwen2-2b", ("Qwen3-VL 2B", "H100"): "h100_qwen3-2b",
-}  # fmt: skip
+} | {(name, "H100"): f"h100_{shape}" for shape, name in SISTERS.items()}  # fmt: skip
 SIZES = {"1920 x 1080": (1080, 1920), "1280 x 720": (720, 1280), "854 x 480": (480, 854), "448 x 252": (252, 448)}
 
 
@@ -43,7 +47,7 @@ def budget(name: str, card: int, monkeypatch) -> int:
     """The budget that `kvlib doctor` would name on a card of so many GB, rounded down to thousands."""
     monkeypatch.setattr(doctor, "free_bytes", lambda device: int(card * 2**30 - OTHERS))
     config, _ = shape(name)
-    return int(doctor.tokens_beside_weights(config, CUDA) * doctor.SHARE) // 1000 * 1000
+    return doctor.tokens_beside_weights(config, CUDA) // 1000 * 1000
 
 
 def test_what_fits_on_a_card_is_what_doctor_calculates(monkeypatch):
@@ -57,8 +61,12 @@ def test_what_fits_on_a_card_is_what_doctor_calculates(monkeypatch):
             assert cells[number - 1] == (f"{fits:,} tokens" if fits else "does not fit"), (name, card)
 
 
-def test_less_is_named_than_was_measured_to_fit(monkeypatch):
-    assert budget("3b", 24, monkeypatch) < json.loads((RESULTS / "h200_3b.json").read_text())["largest"]["kvlib"]
+@pytest.mark.parametrize(
+    "name", ["h200_3b", "h100_qwen2-2b", "h100_qwen2-7b", "h100_qwen3-2b", "h100_qwen3-4b", "h100_qwen3-8b"]
+)
+def test_less_is_named_than_was_measured_to_fit(name, monkeypatch):
+    largest = json.loads((RESULTS / f"{name}.json").read_text())["largest"]["kvlib"]
+    assert 0 < budget(name.split("_")[1], 24, monkeypatch) < largest
 
 
 def test_minutes_in_the_cache_follow_from_tokens_and_budgets(monkeypatch):
