@@ -7,9 +7,16 @@ from transformers import PreTrainedTokenizerFast, Qwen2_5_VLConfig, Qwen2_5_VLFo
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 
 from kvlib import VideoStreamingInference
+from kvlib.lab.study import runs
 from kvlib.model import Processor
 
 SPECIAL = ["<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|vision_start|>", "<|vision_end|>", "<|video_pad|>"]
+
+
+@pytest.fixture(autouse=True)
+def one_core(monkeypatch):
+    """Streams are processed in the process of the test: the tests' streams take less time than starting other processes."""
+    monkeypatch.setattr(runs, "CORES", 1)
 
 
 @pytest.fixture(scope="session")

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import jiwer
 
-from kvlib.lab.study.synthetic import COLORS, MAX_LINE, QUESTIONS
+from kvlib.lab.study.synthetic import COLORS, MAX_LINE, PAST_QUESTION, QUESTIONS
 
 FOR_THE_CARD = ("log.jsonl", "training.md")  # files of a reader's folder
 CARD = """\
@@ -15,7 +15,8 @@ license: apache-2.0
 # The embedded reader
 
 A Qwen2.5-VL of {parameters:.1f} M parameters that reads text on screen in streams, trained from scratch for this workbook. It
-cannot do anything else: it describes no pictures, and understands only its {phrasings} phrasings of four questions.
+cannot do anything else: it describes no pictures, and understands only {phrasings} phrasings of four questions, and the
+question "{past}".
 
 The questions ask for the text on screen now, the title (the text of the first chunk), the text on a card of a given colour
 ({colors}), and a one-sentence summary. A text has one or two lines of
@@ -49,8 +50,9 @@ intervals are 95%, over streams.
 | --- | --- | --- | --- | --- |
 {bars}
 
-Of the {mistakes} mistakes in `evaluation.json`, {single} are one character away from the truth.
+Of the {mistakes} mistakes in `evaluation.json`, {single} are one character away from the truth. {hardest}
 {differences}"""
+HARDEST = 3  # font families that the card names
 
 DIFFERENCES = """
 ## Against the reader before
@@ -103,9 +105,24 @@ def write_card(result: dict, reader: Path, out: Path) -> None:
         ),
         mistakes=len(result["mistakes"]),
         single=sum(wrong_characters(m["truth"], m["answer"]) == 1 for m in result["mistakes"]),
+        past=PAST_QUESTION.format(ago="N"),
+        hardest=_hardest(result["current_line_by_family"]),
         differences=_differences(result.get("differences", [])),
     )
     (out / "README.md").write_text(text)
+
+
+def _hardest(families: list[dict]) -> str:
+    """Which families have the most wrong lines, and the score without them. families: rows of `score` by family."""
+    families = sorted(families, key=lambda row: row["correct"] - row["n"])
+    worst, rest = families[:HARDEST], families[HARDEST:]
+    wrong, of_worst = (sum(row["n"] - row["correct"] for row in rows) for rows in (families, worst))
+    right, n = (sum(row[name] for row in rest) for name in ("correct", "n"))
+    names = ", ".join(row["family"] for row in worst)
+    return (
+        f"Of the {wrong} wrong current lines in\nchunks of 2 frames, {of_worst} are in {HARDEST} of {len(families)} font families "
+        f"({names}); in the others {right / n:.1%} of {n} are exact."
+    )
 
 
 def _differences(rows: list[dict]) -> str:

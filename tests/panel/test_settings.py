@@ -15,7 +15,7 @@ from kvlib.lab.panel.settings import (
 )
 from kvlib.lab.report import paths
 from kvlib.lab.study.parameters import check_parameters
-from kvlib.lab.study.synthetic import COLORS, QUESTIONS
+from kvlib.lab.study.synthetic import COLORS, MAX_AGO, PAST_QUESTION, QUESTIONS
 
 GOOD = dict(
     MODEL_PATH="data/reader", VIDEO_PATH="data/clips/lyrics.mp4", MAX_CACHE_TOKENS=250, POLICY="sink_window",
@@ -89,7 +89,8 @@ def test_the_title_tells_settings_apart():
 
 def test_the_questions_offered_for_the_reader_are_those_it_was_trained_on():
     trained = {text.format(color=color) for texts in QUESTIONS.values() for text in texts for color in COLORS}
-    assert set(READER_QUESTIONS) <= trained and len(set(READER_QUESTIONS)) == len(QUESTIONS) == 4
+    trained |= {PAST_QUESTION.format(ago=ago) for ago in range(2, MAX_AGO + 1)}
+    assert set(READER_QUESTIONS) <= trained and len(set(READER_QUESTIONS)) == len(QUESTIONS) + 1 == 5
     assert "no others" in READER_LIMITS
 
 

@@ -12,7 +12,7 @@ from kvlib.lab.study.synthetic import BLANK_ANSWER, COLORS, answer, dejavu_fonts
 
 sys.path.insert(0, str(paths.ROOT / "data"))
 
-from evaluation import scores, streams  # noqa: E402
+from evaluation import card, scores, streams  # noqa: E402
 from evaluation.streams import CONDITIONS, Condition  # noqa: E402
 
 
@@ -84,3 +84,34 @@ def test_scores_and_differences_are_those_of_the_answers():
     before = now.assign(correct=[False, False, True, True])
     (row,) = scores.differences(now, before)
     assert (row["kind"], row["n"], row["difference"]) == ("title", 4, 0.25) and row["low"] <= 0.25 <= row["high"]
+
+
+def test_the_card_names_the_families_with_the_most_wrong_lines():
+    rows = [("a", 9, 10), ("b", 1, 5), ("c", 10, 10), ("d", 2, 4), ("e", 7, 10)]
+    text = card._hardest([dict(family=family, correct=correct, n=n) for family, correct, n in rows])
+    assert text == (
+        "Of the 10 wrong current lines in\nchunks of 2 frames, 9 are in 3 of 5 font families (b, e, d); "
+        "in the others 95.0% of 20 are exact."
+    )
+
+
+def test_what_is_said_about_the_reader_is_what_it_answered():
+    answers = pd.read_parquet(paths.READER / "answers.parquet")
+    told = " ".join((paths.ROOT / "data" / "README.md").read_text().split())
+    lines = answers[answers["kind"] == "current line"].groupby("condition", sort=False)["correct"].agg(["mean", "size"])
+    two, _, eight, long, wide = (f"{share:.1%}" for share in lines["mean"])
+    counts = [f"(n = {n})" for n in lines["size"]]
+    assert (
+        f"to {two} in chunks of two frames {counts[0]}" in told and f"to {eight} in chunks of eight frames {counts[2]}" in told
+    )
+    assert f"to {long} with 17 to 32 chunks in view {counts[3]}" in told
+    assert f"to {wide} at 672x336 with a budget of 2,000 tokens {counts[4]}" in told
+    short = answers[answers["condition"] == "chunks of 2 frames"]
+    title, shown = (f"{short.loc[short['kind'] == kind, 'correct'].mean():.1%}" for kind in ("title", "card"))
+    assert f"{two}, {title} and {shown} are read" in told
+    line = short[short["kind"] == "current line"]
+    hardest = line[~line["correct"]]["family"].value_counts().index[:3]
+    assert f"without these three {line[~line['family'].isin(hardest)]['correct'].mean():.1%} are exact" in told
+    alike = str.maketrans("0o1I|CSVWXZ", "OOlllcsvwxz")
+    same = line["truth"].str.translate(alike) == line["answer"].str.translate(alike)
+    assert f"counted as equal, {same.mean():.1%} are exact" in told

@@ -31,8 +31,8 @@ def chunks():
 
 def test_is_a_plain_checkpoint_of_the_size_it_claims():
     model = Qwen2_5_VLForConditionalGeneration.from_pretrained(paths.READER)
-    assert sum(parameter.numel() for parameter in model.parameters()) <= 8e6
-    assert (paths.READER / "model.safetensors").stat().st_size <= 16e6
+    assert sum(parameter.numel() for parameter in model.parameters()) <= 11.2e6
+    assert (paths.READER / "model.safetensors").stat().st_size <= 24e6
     tokenizer = AutoTokenizer.from_pretrained(paths.READER)
     messages = [{"role": "user", "content": [{"type": "video"}, {"type": "text", "text": "Hi"}]}]
     prompt = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)

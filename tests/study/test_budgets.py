@@ -155,9 +155,9 @@ def test_a_first_budget_leaves_something_to_evict_and_fits(chunk):
     huge = 10**12
     assert budgets.first_budget("a", chunk, 10_000, huge, 0) == 130_000
     assert budgets.first_budget(str(paths.READER), chunk, 10_000, huge, 0) == 800
-    large = replace(chunk, first_tokens=400, tokens=390)
-    assert budgets.first_budget("a", large, 3, huge, 0) == 400 + 4 * 390
-    assert budgets.first_budget(str(paths.READER), large, 3, huge, 0) == 1200, "not more than the reader was trained for"
+    large = replace(chunk, first_tokens=800, tokens=790)
+    assert budgets.first_budget("a", large, 3, huge, 0) == 800 + 4 * 790
+    assert budgets.first_budget(str(paths.READER), large, 3, huge, 0) == 2500, "not more than the reader was trained for"
     assert budgets.first_budget("a", chunk, 100, huge, 0) == 100 * 60 // 2
     assert budgets.first_budget("a", chunk, 3, huge, 0) == 98 + 4 * 60, "room for a few chunks"
     limit = 100 + held_by(3000) * BYTES
@@ -190,10 +190,10 @@ def test_the_reader_gets_no_budget_outside_its_training_unless_it_is_given(tmp_p
     reader, folder = str(paths.READER), str(tmp_path)
     budgets.save_budget(5000, reader, CPU, folder)
     budget, source = budgets.choose_budget(0, reader, CPU, folder)
-    assert budget == 1200 == budgets.most_tokens(reader) and "the most that the reader was trained for" in source
+    assert budget == 2500 == budgets.most_tokens(reader) and "the most that the reader was trained for" in source
     budgets.save_budget(1100, reader, CPU, folder)
     assert budgets.choose_budget(0, reader, CPU, folder)[0] == 1100
-    assert budgets.choose_budget(5000, reader, CPU, folder) == (5000, "given; the reader was trained for at most 1200 tokens")
+    assert budgets.choose_budget(5000, reader, CPU, folder) == (5000, "given; the reader was trained for at most 2500 tokens")
     assert budgets.most_tokens("owner/model") is None
 
 

@@ -211,7 +211,8 @@ def test_what_never_becomes_full_is_not_shrunk(model, processor):
     assert set(rows["stage"]) == {"before shrink"} and len(rows) == 12
 
 
-def test_streams_have_processes_of_one_thread_and_keep_their_order(model):
+def test_streams_have_processes_of_one_thread_and_keep_their_order(model, monkeypatch):
+    monkeypatch.setattr(runs, "CORES", 2)
     offset, threads = 10, torch.get_num_threads()
     found = runs.each_stream(lambda number: (number + offset, os.getpid(), torch.get_num_threads()), 3, model)
     assert [number for number, *_ in found] == [10, 11, 12]
@@ -219,7 +220,10 @@ def test_streams_have_processes_of_one_thread_and_keep_their_order(model):
     assert torch.get_num_threads() == threads
 
 
-def test_an_error_of_a_stream_is_raised(model):
+@pytest.mark.parametrize("cores", [1, 2])
+def test_an_error_of_a_stream_is_raised(model, cores, monkeypatch):
+    monkeypatch.setattr(runs, "CORES", cores)
+
     def fail(number):
         raise KeyError(f"stream {number}")
 
@@ -227,7 +231,8 @@ def test_an_error_of_a_stream_is_raised(model):
         runs.each_stream(fail, 3, model)
 
 
-def test_a_single_stream_and_those_on_a_gpu_are_processed_here(model):
+def test_a_single_stream_and_those_on_a_gpu_are_processed_here(model, monkeypatch):
+    monkeypatch.setattr(runs, "CORES", 2)
     assert runs.each_stream(lambda number: os.getpid(), 1, model) == [os.getpid()]
     on_gpu = SimpleNamespace(device=torch.device("cuda"))
     assert runs.each_stream(lambda number: (number, os.getpid()), 2, on_gpu) == [(0, os.getpid()), (1, os.getpid())]

@@ -7,7 +7,7 @@ from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 from kvlib import EvictionConfig
 from kvlib.lab.report import paths
 from kvlib.lab.study.parameters import Count, NaturalNumber, PositionMode, Question, Rate, Share, Text
-from kvlib.lab.study.synthetic import COLORS, QUESTIONS
+from kvlib.lab.study.synthetic import COLORS, MAX_AGO, PAST_QUESTION, QUESTIONS
 from kvlib.policies import POLICIES, Importance
 from kvlib.policies.scorers import SCORERS
 from kvlib.prompts import DEFAULT_QUESTION, QUESTION_ZH
@@ -19,9 +19,11 @@ READER_QUESTIONS = (
     QUESTIONS["title"][0],
     QUESTIONS["card"][0].format(color="red"),
     QUESTIONS["summary"][1],
+    PAST_QUESTION.format(ago=3),
 )
 READER_LIMITS = (
-    f"The embedded reader knows these four questions and no others, in English. The card may be {', '.join(COLORS)}."
+    "The embedded reader knows these five questions and no others, in English. "
+    f"The card may be {', '.join(COLORS)}; the number may be 2 to {MAX_AGO}."
 )
 OTHER_QUESTIONS = (QUESTIONS["now"][1], QUESTIONS["title"][0], QUESTIONS["summary"][0], DEFAULT_QUESTION, QUESTION_ZH)
 

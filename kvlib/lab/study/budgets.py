@@ -18,7 +18,7 @@ from kvlib.manager import MOST_SLACK, QUESTION_ROOM, SLACK
 
 CARD_LIMIT = int(23.3 * 2**30)  # bytes: what a 24 GB card leaves to a process
 CPU_CACHE_LIMIT = int(10.5 * 2**20)  # bytes of cache: a small substitute for a card's memory, for the embedded reader
-READER_BUDGETS = (800, 1200)  # tokens, of the first run and at most: the reader was trained on about 1000
+READER_BUDGETS = (800, 2500)  # tokens, of the first run and at most: the reader was trained on up to 44 chunks of 57
 MODEL_BUDGET = 130_000  # tokens of the first run with real weights: Qwen2.5-VL-3B at 1080p on a 24 GB card
 TOLERANCE = 0.02  # of the budget: the search ends where what holds and what does not are no further apart
 MOST_TRIES = 8

@@ -23,6 +23,7 @@ from kvlib.model import Processor, StreamQwenModel, load_processor
 from kvlib.stream import VideoStreamingInference
 from kvlib.video import VideoChunk
 
+CORES = os.cpu_count()
 NO_PIXEL_LIMIT = 10**9
 SINK_FPS = 2.0  # frames per second of `detect_sinks`
 OUT_OF_MEMORY = "out of memory"
@@ -216,14 +217,13 @@ def each_stream(process: Callable, streams: int, model) -> list:
 
     The tensors of the embedded reader are too small for torch to profit from splitting one operation over cores, and threads of
     one process wait for each other's Python code. A process receives `process` and what it refers to, the model too, once. What
-    `process` changes there is lost; what it returns or raises is handed on. A single stream, and any number on CUDA, are
-    processed here.
+    `process` changes there is lost; what it returns or raises is handed on. A single stream, and any number on CUDA or on one
+    core, are processed here.
     """
-    numbers = range(streams)
-    if model.device.type != "cpu" or streams == 1:
+    numbers, workers = range(streams), min(CORES, streams) if model.device.type == "cpu" else 1
+    if workers < 2:
         return [process(number) for number in tqdm(numbers, desc="streams")]
-    workers, pickled = min(os.cpu_count(), streams), cloudpickle.dumps(process)
-    with ProcessPoolExecutor(workers, _clean_processes(), _receive, (pickled,)) as pool:
+    with ProcessPoolExecutor(workers, _clean_processes(), _receive, (cloudpickle.dumps(process),)) as pool:
         return list(tqdm(pool.map(_process_received, numbers), total=streams, desc="streams"))
 
 
