@@ -13,6 +13,10 @@ from kvlib.ops.positions import text_positions
 
 QUESTION = "What?"
 QUESTION_TURN = f"<|im_start|>user\n{QUESTION}<|im_end|>\n<|im_start|>assistant\n"
+SHAPES_OF_SISTERS = {  # shapes of `benchmarks/shapes.py` -> what the READMEs call them
+    "qwen2-2b": "Qwen2-VL 2B", "qwen2-7b": "Qwen2-VL 7B", "qwen3-2b": "Qwen3-VL 2B", "qwen3-4b": "Qwen3-VL 4B",
+    "qwen3-8b": "Qwen3-VL 8B",
+}  # fmt: skip
 ROWS = 256  # queries of the fp64 reference computed at a time
 
 

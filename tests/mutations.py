@@ -4,7 +4,7 @@
     .venv/bin/python tests/mutations.py "slack 0"  # some, by name
 
 Each fault is put into a copy of the project, in which the tests named beside it run until the first one fails. That takes
-about a quarter of an hour on two cores; `make test` does not do it.
+about 25 minutes on two cores; `make test` does not do it.
 """
 
 import shutil

@@ -41,8 +41,8 @@ PROMPT = "Question: What is shown? Options: A. this; B. that; C. both; D. neithe
 MAX_NEW_TOKENS = 2
 MEASURED, PROJECTED = "H100", "RTX 4090"
 DATA_SHEETS = {  # bytes/s of memory, and FLOP/s of dense bf16 products that are summed in fp32
-    "H100": (3.35e12, 989e12),  # SXM5, 80 GB
-    "RTX 4090": (1.008e12, 165.2e12),
+    MEASURED: (3.35e12, 989e12),  # SXM5, 80 GB
+    PROJECTED: (1.008e12, 165.2e12),
 }
 
 

@@ -216,7 +216,7 @@ def each_stream(process: Callable, streams: int, model) -> list:
     """`process(number)` for every stream number, in order; several on a CPU in a process per core, each with one thread.
 
     The tensors of the embedded reader are too small for torch to profit from splitting one operation over cores, and threads of
-    one process wait for each other's Python code. A process receives `process` and what it refers to, the model too, once. What
+    one process share Python's interpreter lock. A process receives `process` and what it refers to, the model too, once. What
     `process` changes there is lost; what it returns or raises is handed on. A single stream, and any number on CUDA or on one
     core, are processed here.
     """
