@@ -2,7 +2,7 @@
 
 import av
 import numpy as np
-from av.video.reformatter import Colorspace
+from av.video.reformatter import Colorspace, VideoReformatter
 
 UNSPECIFIED = 2  # of a frame's colour space
 HD_HEIGHT, HD_WIDTH = 720, 1280  # from which on players take untagged colours for BT.709
@@ -19,8 +19,17 @@ def as_shown(frame: av.VideoFrame, pixel_aspect: float) -> np.ndarray:
         hd = frame.height >= HD_HEIGHT or frame.width >= HD_WIDTH
         space = 1 if hd else 5
     width = max(1, round(frame.width * pixel_aspect))
-    picture = frame.to_ndarray(format="rgb24", width=width, src_colorspace=SPACES.get(space))
+    picture = rgb(frame, width=width, src_colorspace=SPACES.get(space))
     return np.ascontiguousarray(oriented(picture, display_matrix(frame)))
+
+
+def rgb(frame: av.VideoFrame, **how) -> np.ndarray:
+    """uint8 RGB [H, W, 3] of a decoded frame, converted in this thread; how: for `VideoReformatter.reformat`.
+
+    `frame.to_ndarray` starts a thread per core for every single frame, and they live as long as the frame. That takes two to
+    fifteen times as long, and a machine with many cores runs out of threads.
+    """
+    return VideoReformatter().reformat(frame, format="rgb24", threads=1, **how).to_ndarray()
 
 
 def display_matrix(frame: av.VideoFrame) -> tuple[int, int, int, int]:

@@ -8,11 +8,12 @@ from fractions import Fraction
 
 import av
 import numpy as np
+import psutil
 import pytest
 from films import numbered, read_number, steady, write_film
 
 from kvlib.video import VideoChunks, ahead
-from kvlib.video.picture import oriented
+from kvlib.video.picture import as_shown, oriented
 
 COLORS = [(200, 60, 30), (30, 180, 60), (40, 60, 210), (220, 210, 40)]
 
@@ -95,6 +96,16 @@ def test_untagged_hd_is_bt709_and_untagged_sd_bt601(tmp_path, size, tag):
     for place, color in zip([(0.25, 0.25), (0.25, 0.75), (0.75, 0.25), (0.75, 0.75)], COLORS, strict=True):
         found = shown[int(place[0] * size[0]), int(place[1] * size[1])].astype(int)
         assert np.abs(found - color).max() <= 6, (found, color)
+
+
+def test_frames_take_no_threads_of_their_own(tmp_path):
+    """FFmpeg's default is one per core for each frame, until the frame is deleted."""
+    path = write_film(tmp_path / "a.mp4", steady(60, 10))
+    with av.open(str(path)) as container:
+        frames = list(container.decode(video=0))
+    before = psutil.Process().num_threads()
+    pictures = [as_shown(frame, 1.0) for frame in frames]
+    assert len(pictures) == 60 and psutil.Process().num_threads() < before + 30
 
 
 def test_pixels_that_are_not_square(tmp_path):

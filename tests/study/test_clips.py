@@ -3,14 +3,15 @@
 import io
 import subprocess
 import sys
+from pathlib import Path
 
 import av
 import numpy as np
 import pytest
 
 from kvlib.lab.report import paths
-from kvlib.lab.study import synthetic
-from kvlib.lab.study.clips import read_video, render, write_video
+from kvlib.lab.study import clips, synthetic
+from kvlib.lab.study.clips import encode_and_decode, read_video, render, write_video
 from kvlib.lab.study.synthetic import Scene
 from kvlib.lab.video.subtitles import read_srt
 
@@ -37,6 +38,21 @@ def test_video_survives_h264():
     decoded = read_video(file)
     assert decoded.shape == frames.shape
     assert np.abs(decoded.astype(int) - frames).mean() < 6
+
+
+def test_a_study_does_not_go_on_with_a_damaged_video(monkeypatch):
+    def write_damaged(path, frames, fps):
+        write_video(path, frames, fps)
+        with av.open(path) as container:
+            later = [packet.pos for packet in container.demux(video=0) if packet.size][4:]
+        written = bytearray(Path(path).read_bytes())
+        for place in later:
+            written[place : place + 8] = b"\xff" * 8  # the length of what follows
+        Path(path).write_bytes(written)
+
+    monkeypatch.setattr(clips, "write_video", write_damaged)
+    with pytest.warns(UserWarning, match="could not be decoded"), pytest.raises(OSError, match="could not be decoded.*memory"):
+        list(encode_and_decode([scene(f"Line {number}") for number in range(6)]))
 
 
 @pytest.mark.parametrize(("name", "seconds"), [("lyrics", 200), ("short", 12)])

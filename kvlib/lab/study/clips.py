@@ -12,6 +12,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from kvlib.lab.study.synthetic import COLORS, HELD_OUT_LAYOUTS, TRAIN_LAYOUTS, Scene
 from kvlib.video import VideoChunks
+from kvlib.video.picture import rgb
 
 SOURCE_SIZE = (560, 280)  # width and height of the synthetic streams, in pixels
 OUTLINED = 0.12  # share of training scenes whose letters have an outline
@@ -71,15 +72,24 @@ def read_video(path) -> np.ndarray:
     import av
 
     with av.open(path) as container:
-        return np.stack([frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)])
+        return np.stack([rgb(frame) for frame in container.decode(video=0)])
 
 
 def encode_and_decode(scenes: Sequence[Scene]) -> Iterator[np.ndarray]:
-    """Encode the scenes as H.264 and decode them again: yields uint8 RGB [2, 280, 560, 3] for each, sampled at 2 frames/s."""
+    """Encode the scenes as H.264 and decode them again: yields uint8 RGB [2, 280, 560, 3] for each, sampled at 2 frames/s.
+
+    Raises OSError, after the frames that are there, when the file could not be read to its end: a study of other frames than it
+    says would be worthless.
+    """
     with NamedTemporaryFile(suffix=".mp4") as file:
         write_video(file.name, (frame for scene in scenes for frame in render(scene, *SOURCE_SIZE, 2)), fps=2)
-        for _, frames in VideoChunks(file.name, 2, 2):
+        chunks = VideoChunks(file.name, 2, 2)
+        for _, frames in chunks:
             yield frames
+        if chunks.trouble is not None:
+            raise OSError(
+                f"{chunks.trouble}: look for what this machine lacks, such as memory, threads or space for temporary files"
+            )
 
 
 def _background(scene: Scene, rng: np.random.Generator, width: int, height: int) -> np.ndarray:

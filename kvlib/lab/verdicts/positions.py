@@ -24,10 +24,9 @@ class Size:
     lengths: Sequence[int]
     chunks: int
 
-    enough = property(
-        lambda self: min(self.streams, self.strategy_streams) >= ENOUGH, doc="Whether there are enough to conclude from."
-    )
-    few = property(lambda self: "" if self.enough else ", too few to tell", doc="What a measured value says of that.")
+    modes_enough = property(lambda self: self.streams >= ENOUGH, doc="Whether there are enough to conclude on the modes.")
+    strategies_enough = property(lambda self: self.strategy_streams >= ENOUGH, doc="The same for causes and strategies.")
+    enough = property(lambda self: self.modes_enough and self.strategies_enough, doc="Whether both are enough.")
 
 
 @dataclass(frozen=True)
@@ -51,8 +50,8 @@ class Tables:
 def judge(report: Report, tables: Tables, size: Size, predicted_s: float) -> None:
     """Record the criteria D1 to D4 and the measurements of notebook 04. predicted_s: for a chunk at the full budget.
 
-    D2 and D3 are not judged with too few streams, D2 where the two intervals overlap, D3 where no title was lost. Raises
-    ValueError when a criterion was recorded before.
+    D2 and D3 are not judged with too few streams of their own, D2 where the two intervals overlap, D3 where no title was lost.
+    Raises ValueError when a criterion was recorded before.
     """
     expected = ASKED * size.streams * len(size.lengths)
     report.check("D1", "both modes answered every question", len(tables.answers), len(tables.answers) == expected)
@@ -74,8 +73,8 @@ def conclude(report: Report, tables: Tables, size: Size) -> Paragraph:
         f"{_due_to_gap(tables.errors)} are due to the gap. "
     )
     few = (
-        f"Too few to tell: conclusions and a recommendation need {ENOUGH} streams. figures/full_size shows 200; "
-        "-p STREAMS 200 -p STRATEGY_STREAMS 200 runs them."
+        f"Too few to tell: conclusions and a recommendation need {ENOUGH} streams. figures/full_size shows "
+        "larger runs; -p STREAMS 200 -p STRATEGY_STREAMS 200 makes another."
     )
     return report.conclude(found + (_advice(tables, keep, remap) if size.enough else few))
 
@@ -86,8 +85,8 @@ def _judge_remap(report: Report, tables: Tables, size: Size) -> None:
     report.check(
         "D2",
         f"title after {max(size.lengths)} chunks: remap above keep, intervals apart",
-        f"remap {remap['accuracy']:.2f}, keep {keep['accuracy']:.2f}, n = {int(keep['n'])} each{size.few}",
-        bool(better) if size.enough and (better or worse) else None,
+        f"remap {remap['accuracy']:.2f}, keep {keep['accuracy']:.2f}, n = {int(keep['n'])} each{_few(size.modes_enough)}",
+        bool(better) if size.modes_enough and (better or worse) else None,
     )
 
 
@@ -97,9 +96,14 @@ def _judge_causes(report: Report, errors: pd.DataFrame, size: Size) -> None:
     report.check(
         "D3",
         f"titles that keep lost and that the same tokens at contiguous positions bring back: at least {LEAST_REPAIRED:.0%}",
-        f"{repaired} of {len(lost)}{size.few}",
-        bool(repaired >= LEAST_REPAIRED * len(lost)) if size.enough and len(lost) else None,
+        f"{repaired} of {len(lost)}{_few(size.strategies_enough)}",
+        bool(repaired >= LEAST_REPAIRED * len(lost)) if size.strategies_enough and len(lost) else None,
     )
+
+
+def _few(enough: bool) -> str:
+    """What a measured value says of the number of streams."""
+    return "" if enough else ", too few to tell"
 
 
 def _due_to_gap(errors: pd.DataFrame) -> int:

@@ -31,7 +31,8 @@ class Size:
     seed: int
 
     enough = property(
-        lambda self: min(self.streams, self.long_streams) >= ENOUGH, doc="Whether there are enough to conclude from."
+        lambda self: self.streams + self.long_streams >= ENOUGH,
+        doc="Whether there are enough to conclude from; the answers of both kinds of streams are judged together.",
     )
     drawn = property(
         lambda self: f"{self.streams} streams of {self.chunks} chunks and {self.long_streams} of {self.long_chunks}",
