@@ -8,11 +8,11 @@
 
 All ways of one comparison have the same budget and see the same frames, in the position mode "remap". drop-static: streams of
 chunks of eight frames, four frames a scene, so that the text changes in the middle of every chunk; now and title are asked in
-between too. lyrics: the clip in chunks of eight frames, once for each of several first frames; now and title are asked after
-every chunk. recall: streams of 48 chunks of two frames, 500 tokens of which two chunks' are kept free; the questions of
-notebook 06 (history: cards at least ten chunks old), for many more streams than its small run. recall-hard: the same, but every
-colour was shown once before, and the title is a card of one of these colours. Writes a table with 95%
-intervals over streams (lyrics: over the blocks of `BLOCK_S` seconds, as there is one video).
+between too. lyrics: the clip in chunks of eight frames, once for each of several first frames; now (the last frame's text)
+and title (the first frame's) are asked after every chunk. recall: streams of 48 chunks of two frames, 500 tokens of which two
+chunks' are kept free; the questions of notebook 06 (history: cards at least ten chunks old), for many more streams than its
+small run. recall-hard: the same, but every colour was shown once before, and the title is a card of one of these colours.
+Writes a table with 95% intervals over streams (lyrics: over the blocks of `BLOCK_S` seconds, as there is one video).
 """
 
 import argparse
@@ -82,11 +82,10 @@ def lyrics(model, processor) -> pd.DataFrame:
     frames, times = np.concatenate([chunk.frames for chunk in read]), [chunk.time_s for chunk in read]
     rows = []
     for first in FIRST_FRAMES:
-        engines, title = both(model, processor), None
+        engines, title = both(model, processor), truth_at(subtitles, times[first])
         for start in range(first, len(frames) - FRAMES + 1, FRAMES):
             last = start + FRAMES - 1
             now = truth_at(subtitles, times[last]) or BLANK_ANSWER
-            title = title or now
             for name, engine in engines.items():
                 info = engine.append_video_chunk(frames[start : last + 1], FPS, times[last])
                 for question, truth in (("now", now), ("title", title)):

@@ -24,6 +24,7 @@ from kvlib import EvictionConfig, VideoStreamingInference
 from kvlib.archive.chunks import key_blocks
 from kvlib.archive.index import KeyIndex
 from kvlib.lab.report.files import write_atomic
+from kvlib.lab.report.provenance import git_state
 from kvlib.lab.report.report import Report
 from kvlib.lab.study import budgets, runs
 
@@ -80,7 +81,7 @@ def measured(name: str, device: torch.device, repeats: int) -> dict:
     """All of it, as one JSON object."""
     model, processor = load(name, device)
     found = Report("recall", {"shapes": name, "repeats": repeats}, 0, device).provenance()
-    found |= {"weights": "trained" if name == "reader" else "random", "dtype": str(model.dtype)}
+    found |= {"git": git_state(), "weights": "trained" if name == "reader" else "random", "dtype": str(model.dtype)}
     if device.type == "cuda":
         found["limit_bytes"] = budgets.cap_memory(0, device)
     frames, tokens = random_frames(FRAMES[name]), SIZES[name][-1]
