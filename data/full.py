@@ -2,7 +2,7 @@
 
     make full        # the list, then all of it: most of a day on 2 cores
     .venv/bin/python data/full.py --list        # the list alone
-    .venv/bin/python data/full.py lengths recall        # some of it
+    .venv/bin/python data/full.py policies recall        # some of it
     .venv/bin/python data/full.py --jobs 6        # several steps at a time, where there are cores for them
 
 Everything is made from one commit, in `results/full/`: the folder must be without uncommitted changes. A step that has ended is not
@@ -44,11 +44,12 @@ class Step:
     alone: bool = False
 
 
-def notebook(name: str, figures: str, minutes: int, report: str, **parameters) -> Step:
-    """A full-size run of one notebook, of which the figures whose names begin with `figures` and the report are kept."""
+def notebook(name: str, figures: tuple[str, ...], minutes: int, **parameters) -> Step:
+    """A full-size run of one notebook, of which the report is kept, and the figures whose names begin with one of `figures`."""
     given = [word for key, value in parameters.items() for word in ("-p", key, json.dumps(value))]
-    copies = {f"{name}_report.txt": f"figures/full_size/{report}_report.txt"}
-    copies |= {f"{figures}*.p?[gf]": "figures/full_size", f"data/{figures}*": "figures/full_size/data"}
+    copies = {f"{name}_report.txt": f"figures/full_size/{name}_report.txt"}
+    for figure in figures:
+        copies |= {f"{figure}*.p?[gf]": "figures/full_size", f"data/{figure}*": "figures/full_size/data"}
     return Step(minutes, (*WORKBOOK, name, *given, "-p", "OUTPUT_DIR", "{out}"), copies)
 
 
@@ -64,17 +65,18 @@ STEPS = {
         {name: f"data/reader/{name}" for name in ("evaluation.json", "answers.parquet", "README.md")},
     ),
     "workbook": Step(10, (*WORKBOOK, "-p", "OUTPUT_DIR", "{out}"), {"0?_*.p?[gf]": "figures", "data/0?_*": "figures/data"}),
-    "lengths": notebook("04_position_remap", "04_accuracy_over_length", 70, "04_lengths", STREAMS=200),
-    "strategies": notebook("04_position_remap", "04_strategies", 130, "04_strategies", STRATEGY_STREAMS=200),
-    "retention": notebook("05_policy_comparison", "05_retention", 60, "05_policy_comparison", STREAMS=200, OTHER_BUDGETS=[]),
-    "recall": notebook("06_recall", "06_", 110, "06_recall", STREAMS=200, LONG_STREAMS=20),
-    "eight-bit": answers("eight-bit", "eight_bit.csv", 20, 100),
-    "drop-static": answers("drop-static", "drop_static_answers.csv", 25, 200),
+    "positions": notebook(
+        "04_position_remap", ("04_accuracy_over_length", "04_strategies"), 200, STREAMS=200, STRATEGY_STREAMS=100
+    ),
+    "policies": notebook("05_policy_comparison", ("05_retention",), 60, STREAMS=200, OTHER_BUDGETS=[]),
+    "recall": notebook("06_recall", ("06_",), 55, STREAMS=50, LONG_STREAMS=30),
+    "eight-bit": answers("eight-bit", "eight_bit.csv", 9, 100),
+    "drop-static": answers("drop-static", "drop_static_answers.csv", 30, 200),
     "lyrics": answers("lyrics", "drop_static_lyrics.csv", 3, None),
-    "recall-answers": answers("recall", "recall_answers.csv", 45, 200),
-    "recall-hard": answers("recall-hard", "recall_hard_answers.csv", 22, 100),
+    "recall-answers": answers("recall", "recall_answers.csv", 27, 200),
+    "recall-hard": answers("recall-hard", "recall_hard_answers.csv", 15, 100),
     "speed": Step(
-        3,
+        8,
         (
             "sh",
             "-c",

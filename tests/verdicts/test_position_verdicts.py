@@ -76,7 +76,7 @@ def test_with_few_streams_of_their_own_criteria_are_not_judged(judged, report, r
     assert conclude(report, found, size) == (
         "After 208 chunks keep answers 10 of 40 titles, remap 36 of 40. Of 13 wrong answers of keep after 48 chunks, 10 are "
         "due to the gap. Too few to tell: conclusions and a recommendation need 30 streams. figures/full_size shows larger "
-        "runs; -p STREAMS 200 -p STRATEGY_STREAMS 200 makes another."
+        "runs; -p STREAMS 200 -p STRATEGY_STREAMS 100 makes another."
     )
 
 

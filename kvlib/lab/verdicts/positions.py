@@ -74,7 +74,7 @@ def conclude(report: Report, tables: Tables, size: Size) -> Paragraph:
     )
     few = (
         f"Too few to tell: conclusions and a recommendation need {ENOUGH} streams. figures/full_size shows "
-        "larger runs; -p STREAMS 200 -p STRATEGY_STREAMS 200 makes another."
+        "larger runs; -p STREAMS 200 -p STRATEGY_STREAMS 100 makes another."
     )
     return report.conclude(found + (_advice(tables, keep, remap) if size.enough else few))
 
