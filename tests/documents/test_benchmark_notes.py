@@ -84,6 +84,11 @@ def test_hours_of_a_benchmark():
     assert f"| a second of video | {1e3 * found['seconds_per_second_of_video']:.0f} ms |" in TEXT
     assert f"| a question | {1e3 * found['seconds_per_question']:.0f} ms |" in TEXT
     assert f"3,035 questions, one H100 | {found['projected_hours']:.1f} h (calculated from both) |" in TEXT
+    for page, words in (
+        ("commands.md", "would take {:.1f} hours on one H100"),
+        ("commands.zh.md", "一块 H100 上需要 {:.1f} 小时"),
+    ):
+        assert words.format(found["projected_hours"]) in (paths.ROOT / "docs" / page).read_text()
     low, high = found["calculated_hours"]["RTX 4090"]
     assert f"by the data sheets | {low:.1f} to {high:.1f} h (calculated, not measured) |" in TEXT
     assert f"a budget of {found['budget']:,} tokens" in NOTES and f"a made video of {found['seconds']} s" in NOTES
