@@ -2,6 +2,8 @@
 
 import os
 import shutil
+import subprocess
+import sys
 from types import SimpleNamespace
 
 import numpy as np
@@ -236,3 +238,11 @@ def test_a_single_stream_and_those_on_a_gpu_are_processed_here(model, monkeypatc
     assert runs.each_stream(lambda number: os.getpid(), 1, model) == [os.getpid()]
     on_gpu = SimpleNamespace(device=torch.device("cuda"))
     assert runs.each_stream(lambda number: (number, os.getpid()), 2, on_gpu) == [(0, os.getpid()), (1, os.getpid())]
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="cores cannot be taken from a process here")
+def test_as_many_processes_as_cores_that_may_be_used():
+    code = "import os; os.sched_setaffinity(0, {min(os.sched_getaffinity(0))}); "
+    code += "from kvlib.lab.study import runs; print(runs.CORES)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.stdout == "1\n", done.stderr

@@ -2,7 +2,6 @@
 
 import copy
 import math
-import os
 import time
 from collections.abc import Callable, Iterable
 from concurrent.futures import ProcessPoolExecutor
@@ -14,6 +13,7 @@ import cloudpickle
 import numpy as np
 import pandas as pd
 import torch
+from dask.system import CPU_COUNT
 from tqdm.auto import tqdm
 
 from kvlib.evictor import EvictionConfig
@@ -23,7 +23,7 @@ from kvlib.model import Processor, StreamQwenModel, load_processor
 from kvlib.stream import VideoStreamingInference
 from kvlib.video import VideoChunk
 
-CORES = os.cpu_count()
+CORES = CPU_COUNT  # that this process may use, of those the machine has
 NO_PIXEL_LIMIT = 10**9
 SINK_FPS = 2.0  # frames per second of `detect_sinks`
 OUT_OF_MEMORY = "out of memory"
