@@ -18,6 +18,7 @@ from kvlib.lab.report import paths
 FOLDER = paths.ROOT / "benchmarks"
 sys.path[:0] = [str(FOLDER), str(FOLDER / "public")]
 
+import answers  # noqa: E402
 import draw  # noqa: E402
 import drop_static  # noqa: E402
 import internals  # noqa: E402
@@ -217,6 +218,15 @@ PUBLISHED = {  # parameters, as the model pages of the published checkpoints say
 @pytest.mark.parametrize("name", shapes.SHAPES)
 def test_shapes_have_as_many_parameters_as_the_published_models(processor, name):
     assert count_parameters(shapes.config(name, processor.tokenizer)) == PUBLISHED[name]
+
+
+def test_the_title_of_the_clip_is_what_its_first_frame_shows(model, processor, monkeypatch):
+    """The first chunk of eight frames from the seventh on, two a second, ends in the next line."""
+    monkeypatch.setattr(answers.paths, "CLIP", paths.DATA / "clips" / "short.mp4")
+    monkeypatch.setattr(answers, "FIRST_FRAMES", (6,))
+    asked = answers.lyrics(model, processor)
+    truths = asked.groupby("question")["truth"].unique()
+    assert list(truths["title"]) == ["A Short Clip"] and list(truths["now"]) == ["Amazing grace!", "How sweet the sound"]
 
 
 def test_hours_of_a_benchmark_by_hand():
