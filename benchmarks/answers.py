@@ -28,7 +28,7 @@ import torch
 from kvlib import EvictionConfig, VideoStreamingInference
 from kvlib.lab.report import paths
 from kvlib.lab.study import retention, runs
-from kvlib.lab.study.clips import SOURCE_SIZE, encode_and_decode, render, write_video
+from kvlib.lab.study.clips import SOURCE_SIZE, chunks_of_whole, encode_and_decode, render, write_video
 from kvlib.lab.study.recall import comparison
 from kvlib.lab.study.scoring import exact_match
 from kvlib.lab.study.statistics import count_by_stream, paired_difference
@@ -136,7 +136,7 @@ def chunks_of(scenes: list[Scene]) -> Iterator[np.ndarray]:
     with NamedTemporaryFile(suffix=".mp4") as file:
         pictures = (frame for scene in scenes for frame in render(scene, *SOURCE_SIZE, FRAMES // SCENES))
         write_video(file.name, pictures, fps=FPS)
-        for chunk in VideoChunks(file.name, FRAMES, FPS):
+        for chunk in chunks_of_whole(file.name, FRAMES, FPS):
             yield chunk.frames
 
 

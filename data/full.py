@@ -64,7 +64,7 @@ STEPS = {
         (sys.executable, "data/evaluate_reader.py", ".fonts", "--out", "{out}"),
         {name: f"data/reader/{name}" for name in ("evaluation.json", "answers.parquet", "README.md")},
     ),
-    "workbook": Step(10, (*WORKBOOK, "-p", "OUTPUT_DIR", "{out}"), {"0?_*.p?[gf]": "figures", "data/0?_*": "figures/data"}),
+    "workbook": Step(22, (*WORKBOOK, "-p", "OUTPUT_DIR", "{out}"), {"0?_*.p?[gf]": "figures", "data/0?_*": "figures/data"}),
     "positions": notebook(
         "04_position_remap", ("04_accuracy_over_length", "04_strategies"), 200, STREAMS=200, STRATEGY_STREAMS=100
     ),
@@ -72,8 +72,8 @@ STEPS = {
     "recall": notebook("06_recall", ("06_",), 55, STREAMS=50, LONG_STREAMS=30),
     "eight-bit": answers("eight-bit", "eight_bit.csv", 9, 100),
     "drop-static": answers("drop-static", "drop_static_answers.csv", 30, 200),
-    "lyrics": answers("lyrics", "drop_static_lyrics.csv", 3, None),
-    "recall-answers": answers("recall", "recall_answers.csv", 27, 200),
+    "lyrics": answers("lyrics", "drop_static_lyrics.csv", 5, None),
+    "recall-answers": answers("recall", "recall_answers.csv", 30, 200),
     "recall-hard": answers("recall-hard", "recall_hard_answers.csv", 15, 100),
     "speed": Step(
         8,

@@ -10,10 +10,9 @@ from transformers.utils.logging import disable_progress_bar
 
 from kvlib import EvictionConfig, VideoStreamingInference
 from kvlib.lab.study import runs
-from kvlib.lab.study.clips import SOURCE_SIZE, render, write_video
+from kvlib.lab.study.clips import SOURCE_SIZE, chunks_of_whole, render, write_video
 from kvlib.lab.study.scoring import exact_match
 from kvlib.lab.study.synthetic import BLANK_ANSWER, COLORS, MAX_AGO, PAST_QUESTION, QUESTIONS, answer, draw_stream
-from kvlib.video import VideoChunks
 
 FPS = 2.0  # frames per second; two frames are a temporal grid
 SEED = 10_000_000  # far from all seeds of the training and the notebooks
@@ -77,7 +76,7 @@ def watch(job: tuple[Condition, int, dict[str, list[str]], str]) -> list[dict]:
     with tempfile.NamedTemporaryFile(suffix=".mp4") as file:
         write_video(file.name, (frame for at in shown for frame in render(scenes[at], *condition.size, 2)), FPS)
         extra = {rng.randrange(count) for _ in range(condition.asked)}  # the current line is asked here too
-        for index, chunk in enumerate(VideoChunks(file.name, condition.frames, FPS)):
+        for index, chunk in enumerate(chunks_of_whole(file.name, condition.frames, FPS)):
             engine.append_video_chunk(chunk.frames, FPS)
             seen = scenes[: shown[grids * (index + 1) - 1] + 1]
             blank = not seen[-1].text

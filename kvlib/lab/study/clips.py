@@ -11,7 +11,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from kvlib.lab.study.synthetic import COLORS, HELD_OUT_LAYOUTS, TRAIN_LAYOUTS, Scene
-from kvlib.video import VideoChunks
+from kvlib.video import VideoChunk, VideoChunks
 from kvlib.video.picture import rgb
 
 SOURCE_SIZE = (560, 280)  # width and height of the synthetic streams, in pixels
@@ -78,18 +78,26 @@ def read_video(path) -> np.ndarray:
 def encode_and_decode(scenes: Sequence[Scene]) -> Iterator[np.ndarray]:
     """Encode the scenes as H.264 and decode them again: yields uint8 RGB [2, 280, 560, 3] for each, sampled at 2 frames/s.
 
-    Raises OSError, after the frames that are there, when the file could not be read to its end: a study of other frames than it
-    says would be worthless.
+    Raises OSError as `chunks_of_whole` does.
     """
     with NamedTemporaryFile(suffix=".mp4") as file:
         write_video(file.name, (frame for scene in scenes for frame in render(scene, *SOURCE_SIZE, 2)), fps=2)
-        chunks = VideoChunks(file.name, 2, 2)
-        for _, frames in chunks:
-            yield frames
-        if chunks.trouble is not None:
-            raise OSError(
-                f"{chunks.trouble}: look for what this machine lacks, such as memory, threads or space for temporary files"
-            )
+        for chunk in chunks_of_whole(file.name, 2, 2):
+            yield chunk.frames
+
+
+def chunks_of_whole(path, chunk_frames: int, fps: float) -> Iterator[VideoChunk]:
+    """The chunks of a video that a study has written itself, all of them: as `VideoChunks` gives them.
+
+    Raises OSError, after the chunks that are there, when the file could not be read to its end: the questions of a study are
+    about frames that would be missing.
+    """
+    chunks = VideoChunks(path, chunk_frames, fps)
+    yield from chunks
+    if chunks.trouble is not None:
+        raise OSError(
+            f"{chunks.trouble}: look for what this machine lacks, such as memory, threads or space for temporary files"
+        )
 
 
 def _background(scene: Scene, rng: np.random.Generator, width: int, height: int) -> np.ndarray:

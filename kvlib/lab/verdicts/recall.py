@@ -31,8 +31,7 @@ class Size:
     seed: int
 
     enough = property(
-        lambda self: self.streams + self.long_streams >= ENOUGH,
-        doc="Whether there are enough to conclude from; the answers of both kinds of streams are judged together.",
+        lambda self: min(self.streams, self.long_streams) >= ENOUGH, doc="Whether there are enough to conclude from."
     )
     drawn = property(
         lambda self: f"{self.streams} streams of {self.chunks} chunks and {self.long_streams} of {self.long_chunks}",
