@@ -132,6 +132,8 @@ def test_all_stored_figures_are_tested():
         ("with recall, 48 chunks", "召回，48 块的流"),
         ("backward (n = 40)", "回顾（n = 40）"),
         ("overlapping windows + ask while it runs", "重叠窗口 + 边看边问"),
+        ("recall + overlapping windows", "召回 + 重叠窗口"),
+        ("recall 2 + other wording", "召回 2 + 换一种问法"),
         ("sink + window", "汇聚点 + 窗口"),
         ("remap + lower resolution + other wording", "remap + 降低分辨率 + 换一种问法"),
         ("never on screen when asked (3)", "提问时未显示（3）"),

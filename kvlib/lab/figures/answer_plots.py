@@ -135,6 +135,7 @@ def plot_strategies(summary: pd.DataFrame) -> Figure:
         axes[0].set_xticks([0, 0.25, 0.5, 0.75, 1], ["0", "0.25", "0.5", "0.75", "1"])
         axes[1].barh(places, 1e3 * summary["seconds"], color=GREY, height=0.6)
         axes[1].set(xlabel=label("time per chunk (ms)"), xlim=(0, None))
+        axes[1].locator_params(axis="x", nbins=4)
         for axis in axes:
             axis.grid(axis="y", visible=False)
         legend_below(fig, ncols=2)

@@ -80,6 +80,7 @@ CHINESE = {
     "ask while it runs": "边看边问",
     "overlapping windows": "重叠窗口",
     "other wording": "换一种问法",
+    "{} + {}": "{} + {}",  # before "recall {}": the first pattern that fits is taken
     "moment (chunks streamed)": "时刻（已处理的块数）",
     "chunk that is alive": "仍在缓存中的块",
     "sink": "汇聚点",
@@ -144,7 +145,6 @@ CHINESE = {
     " (n = {})": "（n = {}）",
     ", ": "，",
     "{} to {}": "{} 至 {}",
-    "{} + {}": "{} + {}",
 }
 
 
