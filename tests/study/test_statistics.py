@@ -49,22 +49,45 @@ def rows(name: str, stream: int, right: dict, **costs) -> list[dict]:
 
 
 def test_the_summary_counts_and_the_difference_is_paired():
-    table = pd.DataFrame(
-        rows("a", 0, {"now": [1], "title": [1], "history": [1, 0]}, cache_bytes=10)
-        + rows("a", 1, {"now": [1], "title": [0], "history": [0, 0]}, cache_bytes=12)
-        + rows("b", 0, {"now": [0], "title": [1], "history": [1, 1]}, cache_bytes=5)
-        + rows("b", 1, {"now": [1], "title": [0], "history": [1, 0]}, cache_bytes=5)
+    table = pd.concat(
+        pd.DataFrame(
+            rows("a", stream, {"now": [1], "title": [1], "history": [1, 0]}, cache_bytes=10)
+            + rows("a", stream + 1, {"now": [1], "title": [0], "history": [0, 0]}, cache_bytes=12)
+            + rows("b", stream, {"now": [0], "title": [1], "history": [1, 1]}, cache_bytes=5)
+            + rows("b", stream + 1, {"now": [1], "title": [0], "history": [1, 0]}, cache_bytes=5)
+        )
+        for stream in (0, 2, 4)
     )
     summary = statistics.summarise(table, "strategy", seed=0)
     assert summary.loc["a", ["now", "title", "history", "backward"]].tolist() == [1, 0.5, 0.25, pytest.approx(2 / 6)]
-    assert summary.loc["a", "backward_n"] == 6
+    assert summary.loc["a", "backward_n"] == 18
     assert summary.loc["a", "cache_bytes"] == 12
     difference = statistics.paired_difference(table, "strategy", "a", seed=0)
-    assert difference.loc["b"].tolist() == [pytest.approx(1 / 3)] * 3, "both streams gain one of three: no spread"
+    assert difference.loc["b"].tolist() == [pytest.approx(1 / 3)] * 3, "every stream gains one of three: no spread"
     assert difference.loc["a"].tolist() == [0, 0, 0]
-    alone = statistics.paired_difference(table[table["stream"] == 0], "strategy", "a", seed=0)
-    assert alone.loc["b", "difference"] == pytest.approx(1 / 3)
-    assert alone.loc["b", ["low", "high"]].isna().all(), "one stream has no spread"
+
+
+def test_fewer_than_six_streams_have_no_interval():
+    """Of five values all lie on one side of the true median in 1 of 16 cases, which is more than 5%; of six in 1 of 32."""
+    right = [[1, 0], [1, 1], [0, 0], [1, 0], [0, 1], [1, 1]]
+    table = pd.DataFrame(
+        row
+        for stream, answers in enumerate(right)
+        for name, values in (("a", [0, 0]), ("b", answers))
+        for row in rows(name, stream, {"now": values[:1], "title": values}, cache_bytes=1, cache_tokens=1)
+    )
+    for streams in (1, 5, 6):
+        some = table[table["stream"] < streams]
+        counted = statistics.count_by_stream(some, ["strategy", "question"], seed=0)
+        summary = statistics.summarise(some, "strategy", seed=0)
+        difference = statistics.paired_difference(some, "strategy", "a", seed=0)
+        for found in (counted, difference, summary[["title_low", "title_high", "now_low", "now_high"]]):
+            bounds = found[[name for name in found if name.endswith(("low", "high"))]]
+            assert bounds.notna().all(axis=None) if streams == 6 else bounds.isna().all(axis=None)
+        assert counted["accuracy"].notna().all() and difference["difference"].notna().all()
+        shown = statistics.readable(summary).loc["b", "title"]
+        bounds = summary.loc["b", ["title_low", "title_high"]]
+        assert shown == "0.58 [{:.2f}, {:.2f}]".format(*bounds) if streams == 6 else "[" not in shown
 
 
 @pytest.mark.parametrize(
@@ -103,14 +126,12 @@ def test_answers_of_one_stream_count_as_one_witness():
 
 
 def test_streams_with_more_answers_weigh_more():
-    (row,) = statistics.count_by_stream(streams_with([(1, 1), (0, 3)]), ["method"], seed=0).itertuples()
-    assert (row.accuracy, row.low, row.high) == (0.25, 0, 1)
     (row,) = statistics.count_by_stream(streams_with([(1, 1), (0, 3)] * 8), ["method"], seed=0).itertuples()
     # Of 16 drawn streams 4 to 12 (95%) are right ones, with one answer each; the others have three wrong ones.
     assert (row.accuracy, row.low, row.high) == (0.25, pytest.approx(4 / (4 + 3 * 12)), pytest.approx(12 / (12 + 3 * 4)))
 
 
-@pytest.mark.parametrize(("shares", "right"), [([(2, 2)] * 5, 5), ([(0, 3)] * 5, 0), ([(1, 2), (2, 4)], 1)])
+@pytest.mark.parametrize(("shares", "right"), [([(2, 2)] * 6, 6), ([(0, 3)] * 6, 0), ([(1, 2), (2, 4)] * 3, 3)])
 def test_streams_that_are_all_alike_get_the_wilson_interval_of_one_answer_each(shares, right):
     (row,) = statistics.count_by_stream(streams_with(shares), ["method"], seed=0).itertuples()
     assert (row.low, row.high) == pytest.approx(textbook_wilson(right, len(shares)), abs=1e-12)

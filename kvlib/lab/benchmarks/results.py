@@ -12,6 +12,7 @@ from kvlib.lab.figures.benchmark_plots import plot_modes, plot_tasks
 from kvlib.lab.figures.style import save_figure
 from kvlib.lab.report import paths
 from kvlib.lab.report.files import write_atomic
+from kvlib.lab.report.statistics import with_interval
 
 SHOWN_REASONS, DIGITS = 10, 12  # lines; of a hash in a caption
 PROTOCOL = (
@@ -89,7 +90,8 @@ def compared(tables: dict[str, pd.DataFrame], scorer: ModuleType, seed: int) -> 
 def readable(scores: pd.DataFrame, by: str) -> pd.DataFrame:
     """`by_task` or `by_mode` of several methods for display: a row per value of the column `by`, a column per method."""
     value = "share" if "share" in scores else "score"
-    texts = [f"{row[value]:.2f} [{row['low']:.2f}, {row['high']:.2f}], n = {row['n']}" for row in scores.to_dict("records")]
+    rows = scores.to_dict("records")
+    texts = [f"{with_interval(row[value], row['low'], row['high'])}, n = {row['n']}" for row in rows]
     table = scores.assign(text=texts).pivot(index=by, columns="method", values="text")
     return table.reindex(index=scores[by].unique(), columns=scores["method"].unique()).rename_axis(index=None, columns=None)
 
@@ -128,5 +130,5 @@ def method_name(rows: pd.DataFrame) -> str:
 def _line(name: str, share: float, row) -> str:
     if not row.n:
         return f"{name:<34} no answer, left out {row.left_out:,}"
-    interval = f"[{100 * row.low:.1f}, {100 * row.high:.1f}]"
+    interval = "" if pd.isna(row.low) else f"[{100 * row.low:.1f}, {100 * row.high:.1f}]"
     return f"{name:<34} {100 * share:5.1f}% {interval:<15} n = {row.n:,}, left out {row.left_out:,}"

@@ -8,7 +8,7 @@ import pandas as pd
 from kvlib.lab.benchmarks.streaming import ANSWERED
 from kvlib.lab.figures import tables
 from kvlib.lab.figures.tables import percent
-from kvlib.lab.report.statistics import wilson
+from kvlib.lab.report.statistics import FEWEST, wilson
 
 DRAWS = 9_999  # of the bootstrap
 
@@ -24,12 +24,15 @@ def judged(rows: pd.DataFrame, scorer: ModuleType) -> pd.DataFrame:
 
 def by_task(rows: pd.DataFrame) -> pd.DataFrame:
     """One row per mode and task of `judged` rows, in their order: `right`, `n` (answers), `left_out` (questions without one),
-    `share` and its 95% Wilson interval `low`, `high`; NaN without an answer."""
-    counted = rows.groupby(["mode", "task"], sort=False)["right"].agg(right="sum", n="count", left_out=lambda x: x.isna().sum())
-    counted = counted.astype(int).reset_index()
+    `share` and its 95% Wilson interval `low`, `high`; NaN without an answer, the interval also with answers about fewer than
+    `FEWEST` videos."""
+    answered = rows.assign(video=rows["video"].where(rows["right"].notna()))
+    groups = answered.groupby(["mode", "task"], sort=False)
+    counted = groups["right"].agg(right="sum", n="count", left_out=lambda x: x.isna().sum()).astype(int)
     counted["share"] = counted["right"] / counted["n"].where(counted["n"] > 0)
     counted["low"], counted["high"] = wilson(counted["right"], counted["n"])
-    return counted
+    counted.loc[groups["video"].nunique() < FEWEST, ["low", "high"]] = np.nan
+    return counted.reset_index()
 
 
 def by_mode(rows: pd.DataFrame, scorer: ModuleType, seed: int = 0) -> pd.DataFrame:
@@ -39,7 +42,7 @@ def by_mode(rows: pd.DataFrame, scorer: ModuleType, seed: int = 0) -> pd.DataFra
     A mode's score is the mean over its tasks or over its questions, as `scorer.MEAN_OVER` says, a total's the mean over its
     modes. Questions about one video are not independent, so the interval is of a 95% bootstrap over videos: percentiles of
     9,999 draws; a draw without a question of some task leaves it out. Where all draws are the same, it is the Wilson interval
-    of one question per video.
+    of one question per video. Answers about fewer than `FEWEST` videos have no interval (NaN).
     """
     per_task = scorer.MEAN_OVER == "tasks"
     keyed = rows.assign(group=rows["mode"] + (" " + rows["task"] if per_task else ""))
@@ -59,9 +62,12 @@ def by_mode(rows: pd.DataFrame, scorer: ModuleType, seed: int = 0) -> pd.DataFra
     made = []
     for name, parts in members.items():
         drawn, these = _mean([means[part] for part in parts]), keyed["mode"].isin(parts)
+        about = found.loc[found["mode"].isin(parts), "video"].nunique()
         low, high = np.nanpercentile(drawn[1:], [2.5, 97.5])
-        if np.isclose(low, high):
-            low, high = wilson(drawn[0] * videos, videos)
+        if about < FEWEST:
+            low, high = np.nan, np.nan
+        elif np.isclose(low, high):
+            low, high = wilson(drawn[0] * about, about)
         answered = int(keyed.loc[these, "right"].count())
         made.append(dict(mode=name, score=drawn[0], low=low, high=high, n=answered, left_out=int(these.sum()) - answered))
     return pd.DataFrame(made)

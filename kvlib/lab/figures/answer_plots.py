@@ -103,7 +103,7 @@ def plot_accuracy_over_length(scores: pd.DataFrame, first_eviction: float | None
             `accuracy`, `low`, `high`.
         first_eviction: the stream length, in chunks, at the first eviction, if any; left of it the modes are the same.
     """
-    fig, axes = _panels(scores, "question", 3.3, label("exact answers\n(95% Wilson intervals)"))
+    fig, axes = _panels(scores, "question", 3.3, _shares_label(scores["low"], label("exact answers\n(95% Wilson intervals)")))
     lengths = sorted(scores["chunks"].unique())
     with plt.rc_context(STYLE):
         for axis, rows in axes:
@@ -131,7 +131,8 @@ def plot_strategies(summary: pd.DataFrame) -> Figure:
             axes[0].errorbar(summary[question], places + shift, xerr=bars, label=name, **looks[question] | INTERVAL)
         names = [label(name).replace(" + ", " +\n", 1) for name in summary.index]
         axes[0].set_yticks(places, names)
-        axes[0].set(xlabel=label("exact answers (95% intervals)"), xlim=(-0.04, 1.04))
+        shares = _shares_label(summary["backward_low"], label("exact answers (95% intervals)"))
+        axes[0].set(xlabel=shares, xlim=(-0.04, 1.04))
         axes[0].set_xticks([0, 0.25, 0.5, 0.75, 1], ["0", "0.25", "0.5", "0.75", "1"])
         axes[1].barh(places, 1e3 * summary["seconds"], color=GREY, height=0.6)
         axes[1].set(xlabel=label("time per chunk (ms)"), xlim=(0, None))
@@ -149,7 +150,7 @@ def plot_retention(scores: pd.DataFrame) -> Figure:
         scores: one row per point: `panel` (title), `contender` (the method), `age` (chunks since the line was on screen),
             `n`, `accuracy`, `low`, `high`.
     """
-    fig, axes = _panels(scores, "panel", 4.2, label("exact answers\n(95% Wilson intervals)"))
+    fig, axes = _panels(scores, "panel", 4.2, _shares_label(scores["low"], label("exact answers\n(95% Wilson intervals)")))
     with plt.rc_context(STYLE):
         for axis, rows in axes:
             plot_points(axis, rows, "age", "contender")
@@ -165,13 +166,18 @@ def plot_budgets(scores: pd.DataFrame) -> Figure:
         scores: one row per point: `question` (the panel's title), `contender` (the method), `budget` (tokens), `n`,
             `accuracy`, `low`, `high`.
     """
-    fig, axes = _panels(scores, "question", 3.3, label("exact answers\n(95% intervals)"))
+    fig, axes = _panels(scores, "question", 3.3, _shares_label(scores["low"], label("exact answers\n(95% intervals)")))
     with plt.rc_context(STYLE):
         for axis, rows in axes:
             plot_points(axis, rows, "budget", "contender")
             axis.set_xlabel(label("budget (tokens)"))
         legend_below(fig, ncols=min(scores["contender"].nunique(), 3))
     return fig
+
+
+def _shares_label(lower: pd.Series, named: str) -> str:
+    """The label of an axis of shares: `named`, which tells of intervals, where one of the `lower` bounds is a number."""
+    return named if lower.notna().any() else label("exact answers")
 
 
 def _panels(scores: pd.DataFrame, by: str, height: float, upward: str) -> tuple[Figure, list[tuple[Axes, pd.DataFrame]]]:

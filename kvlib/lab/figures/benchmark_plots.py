@@ -34,7 +34,7 @@ def plot_modes(modes: pd.DataFrame) -> Figure:
 
 
 def plot_tasks(tasks: pd.DataFrame) -> Figure:
-    """07: the share of right answers to each task, with its 95% Wilson interval, a mark per method.
+    """07: the share of right answers to each task, with its 95% Wilson interval where it has one, a mark per method.
 
     Args:
         tasks: one row per method and task: `method`, `mode`, `task`, `share`, `low`, `high`, `n`; a task without an answer has
@@ -54,7 +54,8 @@ def plot_tasks(tasks: pd.DataFrame) -> Figure:
         counts = known.groupby(["mode", "task"])["n"].max()
         texts = [f"{label(mode)}{label(', ')}{literal(task)}{label(f' (n = {counts[mode, task]})')}" for mode, task in places]
         axis.set_yticks(list(places.values()), texts)
-        axis.set(xlabel=label("right answers (95% Wilson)"), xlim=(-0.04, 1.04), xticks=QUARTERS)
+        shares = label("right answers (95% Wilson)") if known["low"].notna().any() else label("right answers")
+        axis.set(xlabel=shares, xlim=(-0.04, 1.04), xticks=QUARTERS)
         axis.grid(axis="y", visible=False)
         legend_below(fig, ncols=2)
     return fig

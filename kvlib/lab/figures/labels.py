@@ -59,6 +59,7 @@ CHINESE = {
     "eviction ({})": "淘汰（{}）",
     "out of memory": "内存耗尽",
     "chunks streamed": "已处理的块数",
+    "exact answers": "完全正确的比例",
     "exact answers\n(95% intervals)": "完全正确的比例\n（95% 区间）",
     "exact answers\n(95% Wilson intervals)": "完全正确的比例\n（95% 威尔逊区间）",
     "exact answers\n(n = {} streams)": "完全正确的比例\n（n = {} 个流）",

@@ -20,7 +20,10 @@ from kvlib.lab.figures.style import save_figure
 from kvlib.lab.report import paths
 from kvlib.lab.report.files import as_json, write_atomic
 from kvlib.lab.report.report import Report
+from kvlib.lab.report.statistics import FEWEST
 
+FEW_STREAMS = f"With fewer than {FEWEST} streams there are no intervals."
+FEW_VIDEOS = f"With fewer than {FEWEST} videos there are no intervals."
 MISSING = "#N/A"  # in the CSV files; an empty text stays one
 
 
@@ -71,7 +74,7 @@ RECIPES = {
         tables.over_length,
         "Share of exact answers for the title (in the sink) and for the current line (in the window) over stream length, with "
         "the position gap kept and with positions remapped. Bars are 95% Wilson intervals; n is the number of streams. Nothing "
-        "was measured between the lengths.",
+        f"was measured between the lengths. {FEW_STREAMS}",
     ),
     "04_attention": Recipe(
         position_plots.plot_attention,
@@ -83,19 +86,19 @@ RECIPES = {
         answer_plots.plot_strategies,
         tables.strategies,
         "Exact answers now and backward of strategies without training, with 95% intervals, and their mean time per chunk. n "
-        "is the number of answers, in the table now / backward.",
+        f"is the number of answers, in the table now / backward. {FEW_STREAMS}",
     ),
     "05_retention": Recipe(
         answer_plots.plot_retention,
         tables.retention,
         "Share of exact answers about what was on screen so many chunks ago, at equal budget of tokens. Bars are 95% Wilson "
-        "intervals; n is the number of streams. Nothing was measured between the ages.",
+        f"intervals; n is the number of streams. Nothing was measured between the ages. {FEW_STREAMS}",
     ),
     "05_budgets": Recipe(
         answer_plots.plot_budgets,
         tables.budgets,
         "Share of exact answers over the budget. Bars are 95% intervals; n is the number of answers. Nothing was measured "
-        "between the budgets.",
+        f"between the budgets. {FEW_STREAMS}",
     ),
     "05_timeline": Recipe(
         memory_plots.plot_timeline,
@@ -113,7 +116,8 @@ RECIPES = {
         recall_plots.plot_recall,
         tables.recall,
         "Share of exact answers about cards that were shown so many chunks ago, without and with recall, at equal device "
-        "memory. Bars are 95% intervals over streams; n is the number of streams, each with one card at each age.",
+        "memory. Bars are 95% intervals over streams; n is the number of streams, each with one card at each age. "
+        f"{FEW_STREAMS}",
     ),
     "06_ranking": Recipe(
         recall_plots.plot_ranking,
@@ -128,13 +132,13 @@ RECIPES = {
         tables.modes,
         "Share of right answers about the present (real-time) and about the past (backward), each the mean over tasks, with "
         "95% bootstrap intervals over videos, or Wilson intervals of one question per video where all draws are the same. n is "
-        "the number of answers. Every video is streamed once.",
+        f"the number of answers. Every video is streamed once. {FEW_VIDEOS}",
     ),
     "07_tasks": Recipe(
         benchmark_plots.plot_tasks,
         tables.tasks,
         "Share of right answers to each task of a public benchmark, with 95% Wilson intervals. n is the number of answers. "
-        "Every video is streamed once.",
+        f"Every video is streamed once. {FEW_VIDEOS}",
     ),
 }
 

@@ -8,7 +8,7 @@ import re
 
 import pandas as pd
 
-from kvlib.lab.report.statistics import median_interval, wilson
+from kvlib.lab.report.statistics import median_interval, wilson, with_interval
 from kvlib.lab.report.text import printable
 
 LONGEST = 40  # rows of a table that stays on one page; a longer one is a longtable
@@ -38,8 +38,8 @@ def escaped(text: str) -> str:
 
 
 def percent(share: float, low: float, high: float) -> str:
-    """A share with its interval in per cent; "none" for NaN."""
-    return "none" if pd.isna(share) else f"{100 * share:.1f} [{100 * low:.1f}, {100 * high:.1f}]"
+    """A share in per cent, with its interval where it has one; "none" for NaN."""
+    return "none" if pd.isna(share) else with_interval(100 * share, 100 * low, 100 * high, ".1f")
 
 
 def sinks(increments: pd.DataFrame, sinks: pd.DataFrame, constant: int = 128) -> pd.DataFrame:
@@ -193,7 +193,7 @@ def _side(column: pd.Series) -> str:
 def _median(values: pd.Series) -> str:
     """The median with its interval, where there are enough values for one."""
     low, high = median_interval(values)
-    return f"{values.median():.1f}" + ("" if pd.isna(low) else f" [{low:.1f}, {high:.1f}]")
+    return with_interval(values.median(), low, high, ".1f")
 
 
 def _rank(column: pd.Series) -> pd.Series:

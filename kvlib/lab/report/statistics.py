@@ -4,6 +4,7 @@ import numpy as np
 from scipy.stats import binom
 from statsmodels.stats.proportion import proportion_confint
 
+FEWEST = 6  # streams or videos: with fewer, the true median lies outside of all their values in more than 5% of the cases
 DECIMALS = 12  # of a share or a difference of shares: fp64 computes them to about 16 digits
 
 
@@ -14,6 +15,11 @@ def without_rounding_error(shares):
     or an array, which gives an array. NaN stays NaN.
     """
     return np.round(shares, DECIMALS) + 0.0
+
+
+def with_interval(value: float, low: float, high: float, form: str = ".2f") -> str:
+    """The text "value [low, high]", each number in the format `form`, or the value alone where there is no interval (NaN)."""
+    return f"{value:{form}}" + ("" if np.isnan(low) else f" [{low:{form}}, {high:{form}}]")
 
 
 def wilson(right, n):
@@ -33,8 +39,8 @@ def wilson(right, n):
 def median_interval(values) -> tuple[float, float]:
     """The 95% interval of the median by order statistics: it assumes nothing about how the `values` are distributed.
 
-    At least 95% of samples of this size have the true median between the two values returned. NaN for fewer than 6 values,
-    which cannot say that much.
+    At least 95% of samples of this size have the true median between the two values returned. NaN for fewer than `FEWEST`
+    values, which cannot say that much.
     """
     ordered = np.sort(np.asarray(values, float))
     below = int(binom.ppf(0.025, len(ordered), 0.5)) if len(ordered) else 0

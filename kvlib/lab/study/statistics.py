@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 from scipy.stats import bootstrap
 
-from kvlib.lab.report.statistics import wilson, without_rounding_error
+from kvlib.lab.report.statistics import FEWEST, wilson, with_interval, without_rounding_error
 
 ENOUGH = 30  # streams: with fewer the notebooks draw no conclusion
 SCORED_QUESTIONS = ("now", "title", "history", "backward")  # backward: title and history together
@@ -37,7 +37,7 @@ def readable(summary: pd.DataFrame) -> pd.DataFrame:
     table = pd.DataFrame(index=summary.index)
     for question in SCORED_QUESTIONS:
         bounds = zip(*(summary[question + part] for part in ("", "_low", "_high")), strict=True)
-        table[question] = [f"{share:.2f} [{low:.2f}, {high:.2f}]" for share, low, high in bounds]
+        table[question] = [with_interval(*found) for found in bounds]
     table["tokens stored"] = summary["cache_tokens"].map("{:,}".format)
     table["MiB held"] = (summary["cache_bytes"] / 2**20).map("{:.1f}".format)
     table["tokens per question"] = summary["prompt_tokens"].map("{:,.0f}".format)
@@ -54,15 +54,15 @@ def paired_difference(
     were answered.
 
     A table [difference, low, high] with the values of the column `by` as its index. low and high are a 95% bootstrap interval
-    (percentiles of 9,999 draws of whole streams), NaN for a single stream.
+    (percentiles of 9,999 draws of whole streams), NaN for fewer than `FEWEST` streams.
     """
     asked = answers[answers["question"].isin(questions)]
     shares = asked.pivot_table(index="stream", columns=by, values="correct", aggfunc="mean")
     rows = {}
     for name in answers[by].unique():
         difference = (shares[name] - shares[base]).dropna().to_numpy()
-        bounds = np.nan, np.nan  # one stream has no spread
-        if len(difference) > 1:
+        bounds = np.nan, np.nan
+        if len(difference) >= FEWEST:
             drawn = bootstrap((difference,), np.mean, method="percentile", rng=np.random.default_rng(seed))
             bounds = drawn.confidence_interval
         rows[name] = without_rounding_error([difference.mean(), *bounds])
@@ -74,14 +74,17 @@ def count_by_stream(answers: pd.DataFrame, by: list[str], seed: int) -> pd.DataF
 
     With one answer a stream it is the Wilson interval. Several answers of one stream are not independent, so whole streams are
     drawn: percentiles of 9,999 bootstrap draws. Where all streams have the same share there is nothing to draw: then it is the
-    Wilson interval of one answer per stream.
+    Wilson interval of one answer per stream. Fewer than `FEWEST` streams have no interval (NaN): draws of a few values are
+    too much alike, so that it would be too narrow.
     """
     rows = []
     for group, found in answers.groupby(by, sort=False):
         per_stream = found.groupby("stream")["correct"].agg(["sum", "count"])
         right, n, streams = per_stream["sum"].to_numpy(), per_stream["count"].to_numpy(), len(per_stream)
         accuracy = right.sum() / n.sum()
-        if (n == 1).all() or np.allclose(right / n, accuracy):
+        if streams < FEWEST:
+            bounds = np.nan, np.nan
+        elif (n == 1).all() or np.allclose(right / n, accuracy):
             bounds = wilson(accuracy * streams, streams)
         else:
             drawn = bootstrap(

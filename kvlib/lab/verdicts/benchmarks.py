@@ -6,6 +6,7 @@ from functools import cached_property
 import pandas as pd
 
 from kvlib.lab.report.report import Report
+from kvlib.lab.report.statistics import with_interval
 from kvlib.lab.report.text import Paragraph
 from kvlib.lab.study.statistics import ENOUGH, paired_difference
 
@@ -98,7 +99,7 @@ def _judge_recall(report: Report, results: Results) -> None:
     few = "" if results.enough else ", too few to tell"
 
     def said(gain: pd.Series) -> str:
-        return "{:+.3f} [{:+.3f}, {:+.3f}]".format(*gain) + f", {results.videos} videos{few}"
+        return f"{with_interval(*gain, '+.3f')}, {results.videos} videos{few}"
 
     report.check(
         "B4",

@@ -6,6 +6,7 @@ from functools import cached_property
 import pandas as pd
 
 from kvlib.lab.report.report import Report
+from kvlib.lab.report.statistics import with_interval
 from kvlib.lab.report.text import Paragraph
 from kvlib.lab.study.runs import token_measures
 from kvlib.lab.study.scoring import verdict_of
@@ -140,7 +141,7 @@ def _ranking(results: Results, slower: str) -> str:
     return (
         f"At {results.budget} tokens {best} keeps the most history of the evicting policies: "
         f"{evicting.loc[best, 'history']:.2f}, sink_window {window['history']:.2f}. Backward (title and history), on the same "
-        f"streams, it leads sink_window by {lead['difference']:+.2f} [{lead['low']:+.2f}, {lead['high']:+.2f}]; {clear}. "
+        f"streams, it leads sink_window by {with_interval(*lead, '+.2f')}; {clear}. "
         f"Prefilling the newest frames again (last_n) does at least as well as every policy on: "
         f"{', '.join(wins) or 'nothing'}; it holds no bytes and takes {slower}. n = {results.streams} streams."
     )

@@ -6,10 +6,12 @@ from dataclasses import dataclass
 import pandas as pd
 
 from kvlib.lab.report.report import Report
+from kvlib.lab.report.statistics import with_interval
 from kvlib.lab.report.text import Paragraph
 from kvlib.lab.study.statistics import ENOUGH, recommend
 
 GAP = "the position gap"  # how the reason of an answer begins that the same tokens at contiguous positions make right
+SHARE = ["accuracy", "low", "high"]
 LEAST_REPAIRED = 0.9  # of the lost titles, for D3
 ASKED = 4  # answers for each stream and length: title and current line, in two position modes
 
@@ -127,7 +129,7 @@ def _advice(tables: Tables, keep: pd.Series, remap: pd.Series) -> str:
     best, plain = tables.summary.loc[chosen], tables.summary.loc["keep"]
     return (
         f"{'The hole costs the title' if keep['high'] < remap['low'] else 'No cost of the hole is shown'}: keep "
-        f"{keep['accuracy']:.2f} [{keep['low']:.2f}, {keep['high']:.2f}], remap {remap['accuracy']:.2f} [{remap['low']:.2f}, "
-        f"{remap['high']:.2f}]. The cheapest strategy within the interval of the best, now and backward, is {chosen}: now "
-        f"{best['now']:.2f}, backward {best['backward']:.2f}; keep: now {plain['now']:.2f}, backward {plain['backward']:.2f}."
+        f"{with_interval(*keep[SHARE])}, remap {with_interval(*remap[SHARE])}. The cheapest strategy within the "
+        f"interval of the best, now and backward, is {chosen}: now {best['now']:.2f}, backward {best['backward']:.2f}; keep: "
+        f"now {plain['now']:.2f}, backward {plain['backward']:.2f}."
     )

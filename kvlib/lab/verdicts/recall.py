@@ -7,6 +7,7 @@ from functools import cached_property
 import pandas as pd
 
 from kvlib.lab.report.report import Report
+from kvlib.lab.report.statistics import with_interval
 from kvlib.lab.report.text import Paragraph
 from kvlib.lab.study.recall.comparison import NEVER, RANDOM, TRUE, WITH
 from kvlib.lab.study.recall.tables import OLD, old_cards
@@ -40,9 +41,8 @@ class Size:
 
     def measured(self, interval: Iterable[float], n: int) -> str:
         """A value with its interval (value, low, high), of so many answers, in words."""
-        value, low, high = interval
         few = "" if self.enough else "too few to tell, "
-        return f"{value:.3f} [{low:.3f}, {high:.3f}], n = {n} answers, {few}{self.drawn}"
+        return f"{with_interval(*interval, '.3f')}, n = {n} answers, {few}{self.drawn}"
 
 
 @dataclass(frozen=True)
@@ -98,11 +98,10 @@ def conclude(report: Report, results: Results) -> Paragraph:
     ttft, first = results.answers.groupby("method")["ttft"].median(), int((results.ranks == 1).sum())
     few = "" if size.enough else " Too few to tell: -p STREAMS 200 for the full size."
     return report.conclude(
-        f"At {size.budget} tokens in all, recall 2 answers {recalled['accuracy']:.3f} [{recalled['low']:.3f}, "
-        f"{recalled['high']:.3f}] of the questions about cards at least {OLD} chunks old, remap without recall "
-        f"{without['accuracy']:.3f}, random chunks {random['accuracy']:.3f}; minus the true chunk "
-        f"{difference['difference']:+.3f} [{difference['low']:+.3f}, {difference['high']:+.3f}]. The ranking puts the right "
-        f"card first in {first} of {len(results.ranks)} questions. The first token takes {1e3 * ttft[JUDGED]:.0f} ms instead "
+        f"At {size.budget} tokens in all, recall 2 answers {with_interval(*recalled[SHARE], '.3f')} of the questions about "
+        f"cards at least {OLD} chunks old, remap without recall {without['accuracy']:.3f}, random chunks "
+        f"{random['accuracy']:.3f}; minus the true chunk {with_interval(*difference, '+.3f')}. The ranking puts the right card "
+        f"first in {first} of {len(results.ranks)} questions. The first token takes {1e3 * ttft[JUDGED]:.0f} ms instead "
         f"of {1e3 * ttft[PLAIN]:.0f} ms. {size.drawn}.{few}"
     )
 

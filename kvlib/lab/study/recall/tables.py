@@ -3,6 +3,7 @@
 import numpy as np
 import pandas as pd
 
+from kvlib.lab.report.statistics import with_interval
 from kvlib.lab.study.recall.comparison import NEVER, WITH
 from kvlib.lab.study.statistics import count_by_stream
 
@@ -50,7 +51,7 @@ def readable_recall(summary: pd.DataFrame) -> pd.DataFrame:
     for question in ASKED:
         bounds = zip(*(summary[question + part] for part in ("", "_low", "_high")), strict=True)
         name = f"cards, {OLD}+ chunks old" if question == "history" else question
-        table[name] = [f"{share:.3f} [{low:.3f}, {high:.3f}]" for share, low, high in bounds]
+        table[name] = [with_interval(*found, ".3f") for found in bounds]
     for name, column, scale, digits in (
         ("device (MiB)", "cache_bytes", 2**-20, 1),
         ("host (MiB)", "archived_bytes", 2**-20, 1),
