@@ -110,8 +110,8 @@ def test_what_was_measured(report, recorded):
 @pytest.mark.parametrize(
     ("keep", "says"),
     [
-        ((10, 0.125, 0.375), "The hole costs the title: keep 0.25 [0.12, 0.38], remap 0.90 [0.75, 1.00]."),
-        ((20, 0.5, 0.75), "No cost of the hole is shown: keep 0.50 [0.50, 0.75], remap 0.90 [0.75, 1.00]."),
+        ((10, 0.125, 0.375), "The gap costs the title: keep 0.25 [0.12, 0.38], remap 0.90 [0.75, 1.00]."),
+        ((20, 0.5, 0.75), "No cost of the gap is shown: keep 0.50 [0.50, 0.75], remap 0.90 [0.75, 1.00]."),
     ],
 )
 def test_the_conclusion(report, keep, says):

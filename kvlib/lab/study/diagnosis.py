@@ -44,10 +44,10 @@ def attention_by_region(engine: VideoStreamingInference, question: str) -> pd.Da
 
 
 def at_contiguous_positions(engine: VideoStreamingInference) -> VideoStreamingInference:
-    """Another engine with the same stored tokens at contiguous positions: keys in front of a hole are rotated up to it.
+    """Another engine with the same stored tokens at contiguous positions: keys before the position gap are rotated up to it.
 
     The engine itself stays as it is; keys and values are copied. Raises ValueError for an engine that stores un-rotated keys or
-    never evicts: it has no holes.
+    never evicts: it has no gaps.
     """
     config = engine.eviction_config
     if config is None or config.position_mode == "unrotated":

@@ -128,7 +128,7 @@ def _advice(tables: Tables, keep: pd.Series, remap: pd.Series) -> str:
     chosen = recommend(tables.summary, "keep")
     best, plain = tables.summary.loc[chosen], tables.summary.loc["keep"]
     return (
-        f"{'The hole costs the title' if keep['high'] < remap['low'] else 'No cost of the hole is shown'}: keep "
+        f"{'The gap costs the title' if keep['high'] < remap['low'] else 'No cost of the gap is shown'}: keep "
         f"{with_interval(*keep[SHARE])}, remap {with_interval(*remap[SHARE])}. The cheapest strategy within the "
         f"interval of the best, now and backward, is {chosen}: now {best['now']:.2f}, backward {best['backward']:.2f}; keep: "
         f"now {plain['now']:.2f}, backward {plain['backward']:.2f}."
