@@ -130,3 +130,26 @@ def test_strategies_stand_in_order_with_their_price():
     ]
     assert [bar.get_width() for bar in price.patches] == pytest.approx([50, 80])
     assert legend_texts(fig) == ["now (n = 10)", "backward (n = 40)"]
+
+
+def test_without_intervals_a_figure_has_no_bars_and_its_axis_names_none():
+    none = dict(low=np.nan, high=np.nan)
+    scores = SCORES.assign(**none)
+    budgets = scores.rename(columns={"position_mode": "contender", "chunks": "budget"})
+    retention = scores.rename(columns={"question": "panel", "position_mode": "contender", "chunks": "age"})
+    shares = {f"{question}{end}": value for question in ("now", "backward") for end, value in none_of(0.5).items()}
+    strategies = pd.DataFrame(shares | {"seconds": 0.1}, index=["keep", "remap"])
+    for fig, name in (
+        (answer_plots.plot_accuracy_over_length(scores), "get_ylabel"),
+        (answer_plots.plot_budgets(budgets), "get_ylabel"),
+        (answer_plots.plot_retention(retention), "get_ylabel"),
+        (answer_plots.plot_strategies(strategies), "get_xlabel"),
+    ):
+        assert getattr(fig.axes[0], name)() == "exact answers"
+        drawn = [found for axis in fig.axes for found in axis.containers if isinstance(found, ErrorbarContainer)]
+        assert drawn and not any(found.has_xerr or found.has_yerr for found in drawn)
+
+
+def none_of(share: float) -> dict[str, float]:
+    """The columns of a share without an interval, by the end of their names."""
+    return {"": share, "_low": np.nan, "_high": np.nan, "_n": 2}

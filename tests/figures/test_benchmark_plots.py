@@ -1,5 +1,7 @@
 """Figures of public benchmarks show the given scores, with the given intervals."""
 
+import math
+
 import pandas as pd
 import pytest
 from drawn import legend_texts
@@ -46,3 +48,10 @@ def test_tasks_are_a_row_each_and_one_without_an_answer_is_left_out():
     heights = [drawn[name].lines[0].get_ydata() for name in "ab"]
     assert (heights[0] > heights[1]).all() and heights[0][0] > heights[0][1], "in the order of the table, from above"
     assert drawn["b"].lines[2][0].get_segments()[0][:, 0] == pytest.approx([0.1, 0.5])
+    assert axis.get_xlabel() == "right answers (95% Wilson)"
+
+
+def test_tasks_of_few_videos_have_no_bars_and_the_axis_names_no_interval():
+    rows = [("a", "backward", "EPM", 0.5, math.nan, math.nan, 4)]
+    (axis,) = plot_tasks(pd.DataFrame(rows, columns=["method", "mode", "task", "share", "low", "high", "n"])).axes
+    assert axis.get_xlabel() == "right answers" and not bars(axis)["a"].has_xerr

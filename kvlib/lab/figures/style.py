@@ -162,8 +162,13 @@ def plot_points(axis: Axes, rows: pd.DataFrame, over: str, by: str) -> None:
     axis.grid(axis="x", visible=False)
 
 
-def interval_bars(rows: pd.DataFrame, share: str = "accuracy", low: str = "low", high: str = "high") -> list[pd.Series]:
-    """The lengths of error bars. Rounding puts some bounds past 0 and 1; matplotlib refuses the negative lengths."""
+def interval_bars(rows: pd.DataFrame, share: str = "accuracy", low: str = "low", high: str = "high") -> list[pd.Series] | None:
+    """The lengths of error bars; None where no row has an interval, so that the legend shows no bars either.
+
+    Rounding puts some bounds past 0 and 1; matplotlib refuses the negative lengths.
+    """
+    if rows[low].isna().all():
+        return None
     return [(rows[share] - rows[low]).clip(lower=0), (rows[high] - rows[share]).clip(lower=0)]
 
 
