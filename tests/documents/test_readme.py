@@ -107,7 +107,7 @@ def test_strategies_are_those_of_the_full_size_table():
     assert "`keep` answers {} of them exactly and `remap` {}.".format(*backward[:2]) in README
     assert f"Remapping brings the title from {keep['title']:.1%} to {remap['title']:.1%}" in README
     assert f"Half the frame rate gives {backward[2]} " in README
-    assert f"the title is answered in {halved['title']:.1%}." in README
+    assert f"and {halved['title']:.1%} of the titles are answered." in README
     unchanged = table.loc[["lower resolution", "larger budget", "other wording"], "backward"]
     assert unchanged.between(keep["backward_low"], keep["backward_high"]).all()
     assert "Asking every four chunks gives {}, two overlapping windows {}.".format(*backward[3:5]) in README
