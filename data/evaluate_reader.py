@@ -26,6 +26,7 @@ from evaluation.scores import differences, score, verdicts  # noqa: E402
 from evaluation.streams import CONDITIONS, SEED, watch  # noqa: E402
 
 from kvlib.lab.report import paths  # noqa: E402
+from kvlib.lab.report.files import as_json  # noqa: E402
 
 
 def watch_all(families: dict[str, list[str]], reader: Path, workers: int) -> pd.DataFrame:
@@ -54,12 +55,24 @@ def summarize(answers: pd.DataFrame, families: dict[str, list[str]]) -> dict:
     }
 
 
+def known_differences(answers: pd.DataFrame, reader: Path) -> list[dict]:
+    """The differences from another reader that `reader`'s evaluation.json has, as long as its answers are still these."""
+    if not (reader / "answers.parquet").exists() or not pd.read_parquet(reader / "answers.parquet").equals(answers):
+        return []
+    return json.loads((reader / "evaluation.json").read_text()).get("differences", [])
+
+
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("fonts", type=Path, help="folder that collect_fonts.py wrote")
     parser.add_argument("--reader", type=Path, default=paths.READER)
     parser.add_argument("--out", type=Path, help="folder for what is written; by default the reader's own")
-    parser.add_argument("--against", type=Path, help="the `--out` of an evaluation of another reader, to compare with")
+    parser.add_argument(
+        "--against",
+        type=Path,
+        help="the `--out` of an evaluation of another reader, to compare with; by default the comparison that the card has is "
+        "kept, as long as the answers are the same",
+    )
     parser.add_argument("--workers", type=int, default=2)
     options = parser.parse_args()
     if missing := [name for name in FOR_THE_CARD if not (options.reader / name).exists()]:
@@ -71,10 +84,11 @@ if __name__ == "__main__":
     out.mkdir(parents=True, exist_ok=True)
     answers = watch_all(families, options.reader, options.workers)
     result = summarize(answers, families)
-    if before is not None:
-        result["differences"] = differences(answers, before)
+    compared = known_differences(answers, options.reader) if before is None else differences(answers, before)
+    if compared:
+        result["differences"] = compared
     answers.to_parquet(out / "answers.parquet")
-    (out / "evaluation.json").write_text(json.dumps(result, indent=1) + "\n")
+    (out / "evaluation.json").write_text(json.dumps(as_json(result), indent=1) + "\n")
     write_card(result, options.reader, out)
     for row in result["bars"]:
         print("met   " if row["met"] else "MISSED", row["condition"], "|", row["bar"], f"{row['measured']:.4f}")

@@ -1,6 +1,8 @@
 """The evaluation of the reader: its streams, its questions, its scores and bars."""
 
+import json
 import random
+import shutil
 import subprocess
 import sys
 
@@ -12,6 +14,7 @@ from kvlib.lab.study.synthetic import BLANK_ANSWER, COLORS, answer, dejavu_fonts
 
 sys.path.insert(0, str(paths.ROOT / "data"))
 
+from evaluate_reader import known_differences  # noqa: E402
 from evaluation import card, scores, streams  # noqa: E402
 from evaluation.streams import CONDITIONS, Condition  # noqa: E402
 
@@ -76,14 +79,24 @@ def test_bars_are_met_or_missed(accuracy, cer, met):
 def test_scores_and_differences_are_those_of_the_answers():
     rows = [
         dict(condition="a", stream=stream, kind="title", truth="abcd", answer=said, correct=said == "abcd", question="?")
-        for stream, said in enumerate(["abcd", "abce", "abcd", "abcd"])
+        for stream, said in enumerate(["abcd", "abce", "abcd", "abcd"] * 2)
     ]
     now = pd.DataFrame(rows)
     scored = scores.score(now, ["condition", "kind"])
-    assert [(row["n"], row["accuracy"], row["cer"]) for row in scored] == [(4, 0.75, 1 / 16)]
-    before = now.assign(correct=[False, False, True, True])
+    assert [(row["n"], row["accuracy"], row["cer"]) for row in scored] == [(8, 0.75, 1 / 16)]
+    before = now.assign(correct=[False, False, True, True] * 2)
     (row,) = scores.differences(now, before)
-    assert (row["kind"], row["n"], row["difference"]) == ("title", 4, 0.25) and row["low"] <= 0.25 <= row["high"]
+    assert (row["kind"], row["n"], row["difference"]) == ("title", 8, 0.25) and row["low"] <= 0.25 <= row["high"]
+
+
+def test_the_comparison_with_the_reader_before_stays_while_the_answers_do(tmp_path):
+    stored = json.loads((paths.READER / "evaluation.json").read_text(), parse_constant=pytest.fail)
+    answers = pd.read_parquet(paths.READER / "answers.parquet")
+    assert known_differences(answers, tmp_path) == [], "a reader that was never evaluated"
+    for name in ("answers.parquet", "evaluation.json"):
+        shutil.copy(paths.READER / name, tmp_path)
+    assert known_differences(answers, tmp_path) == stored["differences"] != []
+    assert known_differences(answers.assign(correct=~answers["correct"]), tmp_path) == []
 
 
 def test_the_card_names_the_families_with_the_most_wrong_lines():
