@@ -21,7 +21,7 @@ from kvlib.lab.figures.fonts import chinese_font
 from kvlib.lab.figures.labels import file_name, label, language
 from kvlib.lab.figures.style import BLACK, INTERVAL, STYLE, TWO_COLUMNS, legend_below, looks_of, save_figure
 
-STAGES = {"prepare": "||||", "vision": "", "evict": "xxxx", "language": "////"}  # hatches
+STAGES = {"prepare": "||||", "vision": "", "evict": "xxxx", "language": "////", "between the stages": "...."}  # hatches
 NAMES = {  # of the methods, as the legend explains them
     "plain": "plain: a transformers loop",
     "re-rotated": "re-rotated: kvlib, all keys rotated at each use",
@@ -51,8 +51,13 @@ def table(found: dict) -> pd.DataFrame:
 
 
 def spreads(found: dict) -> pd.DataFrame:
-    """`table` with the least and the largest repeat of a chunk, of `ttft` and of `token`; NaN where they were not kept."""
+    """`table` with the least and the largest repeat of a chunk, of `ttft` and of `token`; NaN where they were not kept.
+
+    "between the stages" is what the median of a chunk has beyond the medians of its stages.
+    """
     rows = table(found)
+    stages = rows[[stage for stage in STAGES if stage in rows]].sum(axis=1)
+    rows["between the stages"] = (rows["chunk"] - stages).clip(lower=0)
     for name, kept in (("chunk", "chunk"), ("ttft", "ttft"), ("token", "decode_tokens_per_s")):
         bounds = [row.get("spread", {}).get(kept, [math.nan] * 2) for row in found["runs"] if "seconds" in row]
         times = [sorted(1 / value for value in pair) if name == "token" else pair for pair in bounds]
@@ -170,7 +175,7 @@ def _draw_milliseconds(axis: Axes, rows: pd.DataFrame, methods: list[str], colum
         part = rows[rows["method"] == name]
         at = part["tokens"].map(sizes.index) + 0.2 * (i - (len(methods) - 1) / 2)
         value, least, largest = (1e3 * part[f"{column}{end}"] for end in ("", " least", " largest"))
-        bounds = [value - least, largest - value]
+        bounds = None if least.isna().all() else [value - least, largest - value]
         axis.errorbar(at, value, yerr=bounds, label=label(NAMES[name]), **look | INTERVAL)
     ticks = _ticks(1e3 * rows[[f"{name}{end}" for name in COLUMNS.values() for end in ("", " least", " largest")]])
     axis.set(yscale="log", xlim=(-0.6, len(sizes) - 0.4), ylim=(0.9 * ticks[0], 1.1 * ticks[-1]))

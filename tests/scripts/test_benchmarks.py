@@ -162,9 +162,12 @@ def test_rates_of_the_sisters_are_those_of_the_results():
 def test_the_table_and_the_figure_are_those_of_the_results():
     assert (FOLDER / "results" / "h200_3b.txt").read_text() == draw.text(RESULTS)
     bars = draw.draw(RESULTS).axes[0].patches
-    assert len(bars) == 4 * len(draw.table(RESULTS))
-    widths = sum(bar.get_width() for bar in bars)
-    assert widths == pytest.approx(sum(sum(row["seconds"].get(s, 0) for s in draw.STAGES) for row in RESULTS["runs"]))
+    assert len(bars) == 5 * len(draw.table(RESULTS))
+    stages = [sum(row["seconds"].get(s, 0) for s in draw.STAGES) for row in RESULTS["runs"]]
+    wholes = [row["seconds"]["chunk"] for row in RESULTS["runs"]]
+    ends = [sum(bar.get_width() for bar in bars[i : i + 5]) for i in range(0, len(bars), 5)]
+    assert sorted(ends) == pytest.approx(sorted(map(max, stages, wholes))), "a bar ends at the median of the whole chunk"
+    assert max(whole / stage for whole, stage in zip(wholes, stages, strict=True)) > 1.008
 
 
 def test_a_method_has_one_colour_in_all_panels_of_the_figure_and_a_stage_one_hatch():
@@ -183,11 +186,14 @@ def test_a_method_has_one_colour_in_all_panels_of_the_figure_and_a_stage_one_hat
 
 
 def test_the_spread_of_the_repeats_is_drawn_where_it_was_kept():
-    assert "spread not kept" in draw.draw(RESULTS).axes[0].get_xlabel()
+    whole, *small = draw.draw(RESULTS).axes
+    assert "spread not kept" in whole.get_xlabel()
+    assert not any(found.has_yerr for axis in small for found in axis.containers if isinstance(found, ErrorbarContainer))
     kept = json.loads(json.dumps(RESULTS))
     for row in kept["runs"]:
         row["spread"] = {"chunk": [0.1, 9.0], "ttft": [0.001, 2.0], "decode_tokens_per_s": [1.0, 1000.0]}
     chunk, token, first, _ = draw.draw(kept).axes
+    assert all(found.has_yerr for axis in (token, first) for found in axis.containers)
     assert "lines: least and largest" in chunk.get_xlabel()
     bars = [found for found in chunk.containers if isinstance(found, ErrorbarContainer)]
     assert len(bars) == len(draw.table(kept))

@@ -124,6 +124,7 @@ CHINESE = {
     "vision": "视觉塔",
     "evict": "淘汰",
     "language": "语言模型",
+    "between the stages": "各阶段之间",
     "plain": "普通",
     "plain: a transformers loop": "普通：transformers 循环",
     "re-rotated": "重新旋转",
