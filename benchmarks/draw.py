@@ -19,9 +19,11 @@ from matplotlib.patches import Patch
 
 from kvlib.lab.figures.fonts import chinese_font
 from kvlib.lab.figures.labels import file_name, label, language
-from kvlib.lab.figures.style import BLACK, INTERVAL, STYLE, TWO_COLUMNS, legend_below, looks_of, save_figure
+from kvlib.lab.figures.style import BLACK, INTERVAL, STYLE, TWO_COLUMNS, interval_bars, legend_below, looks_of, save_figure
 
-STAGES = {"prepare": "||||", "vision": "", "evict": "xxxx", "language": "////", "between the stages": "...."}  # hatches
+STAGES = {"prepare": "||||", "vision": "", "evict": "xxxx", "language": "////"}  # hatches
+BETWEEN = "between the stages"  # what the median of a chunk has beyond the medians of its stages
+PARTS = STAGES | {BETWEEN: "...."}  # of a bar
 NAMES = {  # of the methods, as the legend explains them
     "plain": "plain: a transformers loop",
     "re-rotated": "re-rotated: kvlib, all keys rotated at each use",
@@ -53,11 +55,10 @@ def table(found: dict) -> pd.DataFrame:
 def spreads(found: dict) -> pd.DataFrame:
     """`table` with the least and the largest repeat of a chunk, of `ttft` and of `token`; NaN where they were not kept.
 
-    "between the stages" is what the median of a chunk has beyond the medians of its stages.
+    Also the column `BETWEEN`.
     """
     rows = table(found)
-    stages = rows[[stage for stage in STAGES if stage in rows]].sum(axis=1)
-    rows["between the stages"] = (rows["chunk"] - stages).clip(lower=0)
+    rows[BETWEEN] = (rows["chunk"] - rows[rows.columns.intersection(list(STAGES))].sum(axis=1)).clip(lower=0)
     for name, kept in (("chunk", "chunk"), ("ttft", "ttft"), ("token", "decode_tokens_per_s")):
         bounds = [row.get("spread", {}).get(kept, [math.nan] * 2) for row in found["runs"] if "seconds" in row]
         times = [sorted(1 / value for value in pair) if name == "token" else pair for pair in bounds]
@@ -137,7 +138,7 @@ def draw(found: dict):
         if largest:
             _draw_largest(panels["fits"], largest)
             panels["fits"].set_title(label(f"Fits in {found['limit_bytes'] / 2**30:.1f} GiB"))
-        stages = [Patch(facecolor=BLACK, edgecolor="white", hatch=h, label=label(stage)) for stage, h in STAGES.items()]
+        stages = [Patch(facecolor=BLACK, edgecolor="white", hatch=h, label=label(part)) for part, h in PARTS.items()]
         legend_below(fig, ncols=2, more=stages)
     plt.close(fig)
     return fig
@@ -150,8 +151,8 @@ def _draw_chunks(axis: Axes, rows: pd.DataFrame, methods: list[str], found: dict
         texts.append(label(f"{_short(tokens)} tokens:"))
         for row in group.to_dict("records"):
             left = 0.0
-            for stage, hatch in STAGES.items():
-                width = row[stage] if pd.notna(row.get(stage)) else 0.0
+            for part, hatch in PARTS.items():
+                width = row[part] if pd.notna(row.get(part)) else 0.0
                 look = {"color": looks[row["method"]]["color"], "edgecolor": "white", "linewidth": 0, "hatch": hatch}
                 axis.barh(len(texts), width, left=left, height=0.8, **look)
                 left += width
@@ -174,9 +175,10 @@ def _draw_milliseconds(axis: Axes, rows: pd.DataFrame, methods: list[str], colum
     for i, (name, look) in enumerate(looks_of(methods).items()):
         part = rows[rows["method"] == name]
         at = part["tokens"].map(sizes.index) + 0.2 * (i - (len(methods) - 1) / 2)
-        value, least, largest = (1e3 * part[f"{column}{end}"] for end in ("", " least", " largest"))
-        bounds = None if least.isna().all() else [value - least, largest - value]
-        axis.errorbar(at, value, yerr=bounds, label=label(NAMES[name]), **look | INTERVAL)
+        least, largest = f"{column} least", f"{column} largest"
+        shown = 1e3 * part[[column, least, largest]]
+        bars = interval_bars(shown, column, least, largest)
+        axis.errorbar(at, shown[column], yerr=bars, label=label(NAMES[name]), **look | INTERVAL)
     ticks = _ticks(1e3 * rows[[f"{name}{end}" for name in COLUMNS.values() for end in ("", " least", " largest")]])
     axis.set(yscale="log", xlim=(-0.6, len(sizes) - 0.4), ylim=(0.9 * ticks[0], 1.1 * ticks[-1]))
     axis.set_yticks(ticks, [f"{tick:g}" for tick in ticks])

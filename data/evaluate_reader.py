@@ -26,7 +26,7 @@ from evaluation.scores import differences, score, verdicts  # noqa: E402
 from evaluation.streams import CONDITIONS, SEED, watch  # noqa: E402
 
 from kvlib.lab.report import paths  # noqa: E402
-from kvlib.lab.report.files import as_json  # noqa: E402
+from kvlib.lab.report.files import as_json, write_atomic  # noqa: E402
 
 
 def watch_all(families: dict[str, list[str]], reader: Path, workers: int) -> pd.DataFrame:
@@ -87,8 +87,9 @@ if __name__ == "__main__":
     compared = known_differences(answers, options.reader) if before is None else differences(answers, before)
     if compared:
         result["differences"] = compared
+    # The answers come last: as long as they are the old ones, `known_differences` does not take a comparison for theirs.
+    write_atomic(out / "evaluation.json", json.dumps(as_json(result), indent=1) + "\n")
     answers.to_parquet(out / "answers.parquet")
-    (out / "evaluation.json").write_text(json.dumps(as_json(result), indent=1) + "\n")
     write_card(result, options.reader, out)
     for row in result["bars"]:
         print("met   " if row["met"] else "MISSED", row["condition"], "|", row["bar"], f"{row['measured']:.4f}")

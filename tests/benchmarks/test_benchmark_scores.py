@@ -80,6 +80,19 @@ def test_where_all_videos_are_alike_the_interval_is_that_of_one_question_each():
     assert few.loc["real", ["low", "high"]].isna().all() and few.loc["sqa", ["low", "high"]].notna().all()
 
 
+def test_a_mean_has_no_interval_where_one_of_its_parts_is_about_few_videos():
+    def asked(mode: str, task: str, videos: int) -> list[tuple]:
+        return [(mode, task, str(video), ["AB"[video % 2]]) for video in range(videos)]
+
+    rows = (
+        asked("backward", "EPM", 20) + asked("backward", "ASI", 5) + asked("real-time", "OCR", 20) + asked("forward", "SSR", 20)
+    )
+    found = by_mode(judged(table(rows), ovo), ovo).set_index("mode")["low"]
+    assert found[["backward", "total", "total without forward"]].isna().all() and found[["real-time", "forward"]].notna().all()
+    rows += [("backward", "ASI", "5", ["A"])]
+    assert by_mode(judged(table(rows), ovo), ovo)["low"].notna().all()
+
+
 def test_nothing_answered_is_no_score():
     rows = judged(table([("backward", "EPM", "a", [None, None])]), ovo)
     assert by_mode(rows, ovo).empty and rows["right"].isna().all()

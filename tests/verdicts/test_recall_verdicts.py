@@ -80,7 +80,10 @@ def test_with_few_streams_only_what_holds_for_each_is_judged(judged, report, rec
         f"1.000 [0.886, 1.000], n = 30 answers, too few to tell, {size.streams} streams of 48 chunks and {size.long_streams} "
         "of 200"
     )
-    assert conclude(report, results(size=size)).endswith(" Too few to tell: -p STREAMS 200 for the full size.")
+    assert conclude(report, results(size=size)).endswith(
+        " Too few to tell: that needs 30 streams of each length. figures/full_size shows more; -p STREAMS 50 -p LONG_STREAMS "
+        "30 makes another."
+    )
 
 
 def test_what_was_measured(report, recorded):

@@ -42,7 +42,8 @@ def by_mode(rows: pd.DataFrame, scorer: ModuleType, seed: int = 0) -> pd.DataFra
     A mode's score is the mean over its tasks or over its questions, as `scorer.MEAN_OVER` says, a total's the mean over its
     modes. Questions about one video are not independent, so the interval is of a 95% bootstrap over videos: percentiles of
     9,999 draws; a draw without a question of some task leaves it out. Where all draws are the same, it is the Wilson interval
-    of one question per video. Answers about fewer than `FEWEST` videos have no interval (NaN).
+    of one question per video. There is no interval (NaN) where one of the parts that the mean is over, tasks or modes, has
+    answers about fewer than `FEWEST` videos.
     """
     per_task = scorer.MEAN_OVER == "tasks"
     keyed = rows.assign(group=rows["mode"] + (" " + rows["task"] if per_task else ""))
@@ -62,11 +63,9 @@ def by_mode(rows: pd.DataFrame, scorer: ModuleType, seed: int = 0) -> pd.DataFra
     made = []
     for name, parts in members.items():
         drawn, these = _mean([means[part] for part in parts]), keyed["mode"].isin(parts)
-        about = found.loc[found["mode"].isin(parts), "video"].nunique()
-        low, high = np.nanpercentile(drawn[1:], [2.5, 97.5])
-        if about < FEWEST:
-            low, high = np.nan, np.nan
-        elif np.isclose(low, high):
+        about = found[found["mode"].isin(parts)].groupby("group")["video"].nunique().min()
+        low, high = np.nanpercentile(drawn[1:], [2.5, 97.5]) if about >= FEWEST else (np.nan, np.nan)
+        if np.isclose(low, high):
             low, high = wilson(drawn[0] * about, about)
         answered = int(keyed.loc[these, "right"].count())
         made.append(dict(mode=name, score=drawn[0], low=low, high=high, n=answered, left_out=int(these.sum()) - answered))

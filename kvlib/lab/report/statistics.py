@@ -4,7 +4,7 @@ import numpy as np
 from scipy.stats import binom
 from statsmodels.stats.proportion import proportion_confint
 
-FEWEST = 6  # streams or videos: with fewer, the true median lies outside of all their values in more than 5% of the cases
+FEWEST = 6  # streams or videos: the true median lies outside the range of fewer values in more than 5% of all samples
 DECIMALS = 12  # of a share or a difference of shares: fp64 computes them to about 16 digits
 
 
@@ -43,7 +43,7 @@ def median_interval(values) -> tuple[float, float]:
     values, which cannot say that much.
     """
     ordered = np.sort(np.asarray(values, float))
-    below = int(binom.ppf(0.025, len(ordered), 0.5)) if len(ordered) else 0
-    if below < 1:
+    if len(ordered) < FEWEST:
         return float("nan"), float("nan")
+    below = int(binom.ppf(0.025, len(ordered), 0.5))
     return float(ordered[below - 1]), float(ordered[-below])

@@ -11,6 +11,7 @@ from kvlib.lab.report.statistics import FEWEST, wilson, with_interval, without_r
 ENOUGH = 30  # streams: with fewer the notebooks draw no conclusion
 SCORED_QUESTIONS = ("now", "title", "history", "backward")  # backward: title and history together
 BACKWARD = ("title", "history")
+SHARE = ["accuracy", "low", "high"]  # columns of `count_by_stream`: a share and its interval
 
 
 def summarise(answers: pd.DataFrame, by: str, seed: int) -> pd.DataFrame:

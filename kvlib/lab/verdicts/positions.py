@@ -8,10 +8,9 @@ import pandas as pd
 from kvlib.lab.report.report import Report
 from kvlib.lab.report.statistics import with_interval
 from kvlib.lab.report.text import Paragraph
-from kvlib.lab.study.statistics import ENOUGH, recommend
+from kvlib.lab.study.statistics import ENOUGH, SHARE, recommend
 
 GAP = "the position gap"  # how the reason of an answer begins that the same tokens at contiguous positions make right
-SHARE = ["accuracy", "low", "high"]
 LEAST_REPAIRED = 0.9  # of the lost titles, for D3
 ASKED = 4  # answers for each stream and length: title and current line, in two position modes
 

@@ -11,13 +11,12 @@ from kvlib.lab.report.statistics import with_interval
 from kvlib.lab.report.text import Paragraph
 from kvlib.lab.study.recall.comparison import NEVER, RANDOM, TRUE, WITH
 from kvlib.lab.study.recall.tables import OLD, old_cards
-from kvlib.lab.study.statistics import ENOUGH, count_by_stream, paired_difference
+from kvlib.lab.study.statistics import ENOUGH, SHARE, count_by_stream, paired_difference
 
 JUDGED, PLAIN = "recall 2", "remap"  # the way that is judged, and the method without recall that it is compared with
 LEAST_CARDS = 0.90  # exact answers about old cards, for R1
 LEAST_NEVER = 0.97  # answers that a card was never shown, for R4
 MOST_LOST = 0.03  # by the ranking, against recalling the true chunk, for R2
-SHARE = ["accuracy", "low", "high"]
 
 
 @dataclass(frozen=True)
@@ -96,7 +95,14 @@ def conclude(report: Report, results: Results) -> Paragraph:
     size, difference = results.size, results.against_true.loc[JUDGED]
     recalled, without, random = (results.scored.loc[("history", method)] for method in (JUDGED, PLAIN, RANDOM))
     ttft, first = results.answers.groupby("method")["ttft"].median(), int((results.ranks == 1).sum())
-    few = "" if size.enough else " Too few to tell: -p STREAMS 200 for the full size."
+    few = (
+        ""
+        if size.enough
+        else (
+            f" Too few to tell: that needs {ENOUGH} streams of each length. figures/full_size shows more; "
+            "-p STREAMS 50 -p LONG_STREAMS 30 makes another."
+        )
+    )
     return report.conclude(
         f"At {size.budget} tokens in all, recall 2 answers {with_interval(*recalled[SHARE], '.3f')} of the questions about "
         f"cards at least {OLD} chunks old, remap without recall {without['accuracy']:.3f}, random chunks "
