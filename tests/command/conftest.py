@@ -6,6 +6,14 @@ import pytest
 from typer.testing import CliRunner
 
 from kvlib.lab.cli import app
+from kvlib.lab.report import paths
+
+
+@pytest.fixture(autouse=True)
+def untuned(monkeypatch, tmp_path):
+    """The budget that an earlier `make workbook` has stored in results/ does not reach these tests."""
+    stored = paths.budgets_path
+    monkeypatch.setattr(paths, "budgets_path", lambda output_dir="": stored(output_dir or str(tmp_path)))
 
 
 @pytest.fixture
